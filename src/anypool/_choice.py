@@ -1,0 +1,202 @@
+"""Which of all that was written holds: one `Choice` from the levels, strongest first.
+
+The rule itself is told in `_config`. Everything here is a function of its arguments; only the class of the
+backend that wins is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from anypool import _levels, _registry
+from anypool._levels import Level, Said, Spec
+from anypool._options import did_you_mean, option_types
+from anypool._settings import GENERAL, SETTINGS, Settings
+from anypool.errors import ConfigError, UnknownOption
+
+if TYPE_CHECKING:
+    from anypool.backend import Backend
+
+__all__ = [
+    "ARGUMENT",
+    "Choice",
+    "Picked",
+    "check_block",
+    "checked",
+    "class_of",
+    "decide",
+    "declared_by",
+    "pick",
+    "winner",
+]
+
+ARGUMENT = "argument"
+"""The source of what stands in the very call that asks."""
+
+DEFAULT = Spec(name="processes", written="processes", source="default")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Choice:
+    """What was decided, checked and converted. Nothing has been started.
+
+    Parameters
+    ----------
+    name : str
+        The backend's own name, never an alias.
+    backend : backend class or Backend
+        An object only where the caller gave one.
+    options : mapping
+        The backend's options that were given; the others have their defaults.
+    settings : Settings
+        What the core does.
+    sources : mapping of str to str
+        Where "backend" and each given option and setting was written; what is not in it has its default.
+    """
+
+    name: str
+    backend: type[Backend] | Backend
+    options: Mapping[str, Any]
+    settings: Settings
+    sources: Mapping[str, str]
+
+    def create(self) -> Backend:
+        """Return the backend with its options: a new one, or the object that the caller gave."""
+        return self.backend(**self.options) if isinstance(self.backend, type) else self.backend
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Picked:
+    """What was written, sorted by whether it counts for the backend that won."""
+
+    said: dict[str, list[Said]] = field(default_factory=dict)
+    """By option, strongest first: the first one holds, the others lost."""
+    ignored: list[Said] = field(default_factory=list)
+    """Bound to another backend, or of no use to a backend object."""
+    unknown: list[tuple[str, str]] = field(default_factory=list)
+    """Variables that name no option of the backend, each with a hint."""
+
+
+def decide(levels: Sequence[Level]) -> tuple[Choice, list[tuple[str, str]]]:
+    """Return the choice, and variables that name no option of the backend."""
+    spec = winner(levels)
+    cls = class_of(spec)
+    declared = declared_by(spec, cls)
+    picked = pick(levels, spec, cls, declared)
+    values = {key: checked(said[0], spec.name, declared) for key, said in picked.said.items()}
+    options = {key: value for key, value in values.items() if key not in SETTINGS}
+    choice = Choice(
+        name=spec.name,
+        backend=cls if spec.target is None else spec.target,
+        options=options,
+        settings=Settings(**{key: value for key, value in values.items() if key in SETTINGS}),
+        sources={"backend": spec.source, **{key: said[0].source for key, said in picked.said.items()}},
+    )
+    return choice, picked.unknown
+
+
+def winner(levels: Iterable[Level]) -> Spec:
+    return next((level.spec for level in levels if level.spec is not None), DEFAULT)
+
+
+def class_of(spec: Spec) -> type[Backend]:
+    if spec.target is None:
+        return _registry.find(spec.name, source=_foreign(spec.source))
+    if isinstance(spec.target, type):
+        return _registry.as_backend(spec.name, spec.target, "given as a class")
+    return type(spec.target)
+
+
+def declared_by(spec: Spec, cls: type[Backend]) -> dict[str, Any]:
+    """Return every name that may be set, with its type; of an object the core's settings only."""
+    return {**({} if spec.is_ready else option_types(cls)), **option_types(Settings)}
+
+
+def pick(levels: Sequence[Level], spec: Spec, cls: type[Backend], declared: Mapping[str, Any]) -> Picked:
+    picked = Picked()
+    for level in levels:
+        is_beside = level is levels[0] or level.spec is spec
+        for said in _said_by(level, spec, cls):
+            if said.backend not in (None, spec.name):
+                picked.ignored.append(said)
+            elif spec.is_ready and said.key not in SETTINGS:
+                if is_beside:
+                    raise _options_beside_object(spec, said)
+                picked.ignored.append(said)
+            elif said.environment and said.key not in declared:
+                picked.unknown.append(_unknown_variable(said, declared))
+            else:
+                picked.said.setdefault(said.key, []).append(said)
+    return picked
+
+
+def _said_by(level: Level, spec: Spec, cls: type[Backend]) -> Iterator[Said]:
+    """Yield what one place says, strongest first."""
+    yield from level.narrow
+    if level.spec is not None and level.spec.name == spec.name:
+        yield from _levels.spec_options(level.spec, cls)
+    elif level.spec is not None:
+        # Of a backend that lost, whose class may not even be installed, the location stays unread.
+        for key, value in level.spec.options:
+            yield Said(key=key, value=value, source=level.spec.source, backend=level.spec.name)
+    yield from level.general
+
+
+def _options_beside_object(spec: Spec, said: Said) -> ConfigError:
+    error = ConfigError if said.key in GENERAL else UnknownOption
+    return error(
+        f"a backend object is used as it is: set {said.key!r} when creating {spec.target!r}; "
+        f"beside it only settings can be given: {', '.join(SETTINGS)}"
+    )
+
+
+def _unknown_variable(said: Said, declared: Mapping[str, Any]) -> tuple[str, str]:
+    variable = said.source.removeprefix("environment ")
+    prefix = variable[: -len(said.key)]
+    return variable, did_you_mean(variable, [prefix + key.upper() for key in declared])
+
+
+def checked(said: Said, backend: str, declared: Mapping[str, Any]) -> Any:
+    """Return the value of what holds, as it is declared."""
+    key, source = said.key, _foreign(said.source)
+    owner = "the executor" if key in SETTINGS else f"backend {backend!r}"
+    sources = {} if source is None else {key: source}
+    value = _registry.check_values(owner, declared, {key: said.value}, sources)[key]
+    where = f", from {source}" if source else ""
+    if key == "seed" and value is not None and value < 0:
+        raise ConfigError(f"seed must not be negative, but is {value!r}{where}")
+    if key == "nested":
+        _check_nested(value, said.source, where)
+    return value
+
+
+def _check_nested(plan: tuple[object, ...], source: str, where: str) -> None:
+    if not plan:
+        raise ConfigError(f"nested must name at least one backend, such as 'serial'{where}")
+    for written in plan:
+        spec = _levels.read_spec(written, source)
+        if spec.target is None:
+            _registry.require_known(spec.name, source=_foreign(source))
+
+
+def check_block(level: Level) -> None:
+    """Raise now what would be raised only when an executor is asked for."""
+    if level.spec is not None:
+        decide([level])
+        return
+    declared = {"max_workers": int | None, **option_types(Settings)}
+    for said in level.narrow:
+        if said.key not in declared:
+            near = did_you_mean(said.key, declared) or ";"
+            raise UnknownOption(
+                f"use() without a backend has no option {said.key!r}{near} known: {', '.join(declared)}; "
+                f"an option of one backend goes beside its name: use('name', {said.key}=...)"
+            )
+        checked(said, "any", declared)
+
+
+def _foreign(source: str) -> str | None:
+    """Return the source if an error should tell it: not for what stands in the very call that raises."""
+    return None if source == ARGUMENT else source

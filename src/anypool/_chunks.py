@@ -1,0 +1,100 @@
+"""How many items go into one call to a worker. Pure: it is told times, it reads no clock.
+
+A chunk costs something to send (a pipe's 50 microseconds, a cluster's milliseconds); an item costs
+what its call takes. Sizes grow until the cost of sending is small beside the work, shrink when calls turn
+slow, and are guided towards the end of an input of known length, so that all workers end together. A chunk
+that takes far longer than planned is handed back in part by its worker (`budget`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+# A chunk should run this many times longer than it costs to send it ...
+_WORTH = 20.0
+# ... but between these bounds, in seconds: under the first the caller's own thread is the limit, over the
+# second nobody gains (benchmarks/chunks.py).
+_SHORTEST = 0.008
+_LONGEST = 0.25
+# A size may grow by this factor at once: five steps from one item to a million, and a first impression of
+# one quick item cannot commit the rest of the input.
+_GROWTH = 16
+# With the length known, this many chunks for each worker are always left to even out.
+_GUIDED = 3
+# A worker hands back what it has not begun once a chunk takes this many times longer than planned.
+_PATIENCE = 2.0
+# It looks at the clock this many times in a chunk that runs as planned.
+_LOOKS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One chunk to be: at most `size` items; hand back the rest after `budget` seconds, if given."""
+
+    size: int
+    budget: float | None = None
+    look_every: int = 1
+
+
+class ChunkSizes:
+    """Sizes of the chunks to come, from the times of those that came back.
+
+    Parameters
+    ----------
+    workers : int
+        How many chunks run at once.
+    chunksize : int, optional
+        A fixed size: obeyed, nothing is measured.
+    """
+
+    def __init__(self, workers: int, chunksize: int | None = None) -> None:
+        self._workers = workers
+        self._fixed = chunksize
+        self._largest = 0
+        self._per_item: float | None = None
+        self._overhead: float | None = None
+
+    @property
+    def target(self) -> float:
+        """How long a chunk should run, in seconds."""
+        return min(_LONGEST, max(_SHORTEST, _WORTH * (self._overhead or 0.0)))
+
+    def plan(self, remaining: int | None) -> Plan:
+        """The next chunk, with `remaining` items left to read (None: unknown)."""
+        if self._fixed is not None:
+            return Plan(self._fixed)
+        if self._per_item is None:
+            return Plan(1)
+        size = min(self._largest * _GROWTH, max(1, int(self.target / max(self._per_item, 1e-9))))
+        if remaining is not None:
+            size = min(size, max(1, math.ceil(remaining / (_GUIDED * self._workers))))
+        return Plan(size, self.target * _PATIENCE, max(1, size // _LOOKS))
+
+    def observe(self, items: int, run_seconds: float, overhead_seconds: float) -> None:
+        """Learn from a chunk that came back: `items` calls in `run_seconds`, the rest of its way.
+
+        The least overhead counts: what is more was waiting for a worker, which costs nothing.
+        """
+        if items < 1 or self._fixed is not None:
+            return
+        per_item = run_seconds / items
+        self._per_item = per_item if self._per_item is None else (self._per_item + per_item) / 2
+        self._largest = max(self._largest, items)
+        if self._overhead is None or overhead_seconds < self._overhead:
+            self._overhead = max(0.0, overhead_seconds)
+
+
+def read(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    """The next `size` items in lists of doubling length, so that the reader can look at its clock between."""
+    step = 1
+    while size > 0:
+        part = list(islice(items, min(step, size)))
+        if not part:
+            return
+        yield part
+        size -= len(part)
+        step *= 2

@@ -1,0 +1,352 @@
+"""Between the calls that people make and the one backend: the queue, the slots, the end.
+
+::
+
+    submit ─┐                                                              ┌─> CallFuture
+            ├─> queue ─> at most `slots` outstanding ─> backend.submit ────┤ done callback
+    map ────┘                                                              └─> the map's completion queue
+
+A backend never has more outstanding than keeps it busy, so what is queued can be cancelled on every backend,
+and a cluster is not flooded.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import deque
+from concurrent.futures import Future
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Protocol
+
+from anypool import _worker
+from anypool.errors import AnypoolError, BackendError, ExecutorClosed, InitializerFailed, StartError, WorkerLost
+
+if TYPE_CHECKING:
+    from anypool.backend import Backend, Traits
+
+# One call to run and one to follow it, for each worker: it never waits for the caller.
+_SLOTS_PER_WORKER = 2
+_UNBOUNDED = 1 << 62
+
+_QUEUED, _SENT, _WITHDRAWN, _DONE = range(4)
+
+
+class Task:
+    """One payload on its way through a backend."""
+
+    def __init__(self, payload: Any) -> None:
+        self.payload = payload
+        self.native: Future[Any] | None = None
+        self.state = _QUEUED
+        self.sent_at = 0.0
+
+    def deliver(self, reply: Any, error: BaseException | None) -> None:
+        """Take the reply, or the pool's own trouble. Called once, by the thread that completes the call."""
+        raise NotImplementedError
+
+    def withdrawn(self) -> None:
+        """Take note that the call was cancelled with its executor, and will never run."""
+        raise NotImplementedError
+
+
+class OpenMap(Protocol):
+    """What the dispatcher knows of a map that is not exhausted."""
+
+    def finish(self) -> None:
+        """Run what it promised to run although nobody asked for it yet."""
+        ...
+
+    def cancel(self) -> None:
+        """Send nothing more."""
+        ...
+
+
+class Dispatcher:
+    """The life of one backend: started once, fed within its slots, stopped once.
+
+    Thread-safe. One for an executor and its views. Its lock is re-entrant because the garbage collector may
+    close a map, or an executor, inside any allocation.
+    """
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.broken: InitializerFailed | None = None
+        self.is_closed = False
+        self._lock = threading.RLock()
+        self._idle = threading.Condition(self._lock)
+        self._start_lock = threading.Lock()
+        self._stop_lock = threading.Lock()
+        self._started: tuple[int, Traits] | None = None
+        self._queue: deque[Task] = deque()  # those that were withdrawn stay in it until their turn
+        self._queued = 0  # ... and are not counted here
+        self._outstanding: set[Task] = set()
+        self._maps: dict[OpenMap, None] = {}
+        self._slots = 0
+        self._is_stopped = False
+        self._pid = os.getpid()
+
+    # --- life -----------------------------------------------------------------------------------------
+
+    def start(self) -> tuple[int, Traits]:
+        """Start the backend, once; how many workers it has and what they are like.
+
+        Raises
+        ------
+        StartError
+            It could not start.
+        MissingExtra
+            Its library is not installed.
+        """
+        if self._started is None:
+            with self._start_lock:
+                if self._started is None:
+                    self.check_usable()
+                    self._started = self._start()
+                    _remember(self)
+        return self._started
+
+    def _start(self) -> tuple[int, Traits]:
+        try:
+            size, traits = self.backend.start()
+        except (AnypoolError, ImportError):
+            raise
+        except Exception as exc:
+            raise StartError(f"backend {self.backend.name!r} could not start: {exc}") from exc
+        self._slots = _UNBOUNDED if traits.synchronous else max(1, size) * _SLOTS_PER_WORKER
+        return max(1, size), traits
+
+    def check_usable(self) -> None:
+        """Raise unless a new call may be made.
+
+        Raises
+        ------
+        ExecutorClosed
+            After shutdown, or in a forked child.
+        InitializerFailed
+            The initializer failed on a worker before.
+        """
+        self.check_process()
+        if self.broken is not None:
+            raise self.broken
+        if self.is_closed:
+            raise ExecutorClosed("cannot schedule new futures after shutdown; make another executor")
+
+    def check_process(self) -> None:
+        """Raise in a forked child, which has none of the threads and workers.
+
+        Raises
+        ------
+        ExecutorClosed
+            This is not the process that made the executor.
+        """
+        if self._pid != os.getpid():
+            raise ExecutorClosed(
+                f"this executor belongs to process {self._pid}, and this is a child forked from it; "
+                "make another executor here"
+            )
+
+    def check_feeding(self) -> None:
+        """Raise unless a map that is open may send more.
+
+        Raises
+        ------
+        ExecutorClosed
+            The pool is gone, so that the rest of an input cannot be run; or in a forked child.
+        """
+        self.check_process()
+        if self._is_stopped:
+            raise ExecutorClosed(
+                "the executor was shut down before this map was exhausted, and its input has no known length "
+                "(or a buffersize), so the rest was not run; consume the results before leaving the executor"
+            )
+
+    def shutdown(self, *, wait: bool = True, cancel_futures: bool = False, stop_running: bool = False) -> None:
+        """End the executor, as `PoolExecutor.shutdown` says. Idempotent."""
+        self.is_closed = True
+        if self._pid != os.getpid():
+            return
+        if cancel_futures:
+            self._cancel_queued()
+        if wait:
+            self._finish(stop_running=stop_running)
+        elif self._started is not None:
+            # A thread of its own: this may be a thread of the pool, which stop() joins, or the garbage collector.
+            threading.Thread(target=self._finish, name="anypool-shutdown").start()
+
+    def _finish(self, *, stop_running: bool = False) -> None:
+        can_stop_running = self._started is not None and self._started[1].stops_running_calls
+        if not (stop_running and can_stop_running):
+            for each in list(self._maps):
+                each.finish()
+            with self._idle:
+                self._idle.wait_for(lambda: not self._outstanding and not self._queued)
+        with self._stop_lock:  # whoever comes second returns when the pool is gone, too
+            if not self._is_stopped:
+                self._is_stopped = True
+                if self._started is not None:
+                    self.backend.stop(cancel=stop_running)
+                _forget(self)
+
+    def _cancel_queued(self) -> None:
+        for each in list(self._maps):
+            each.cancel()
+        with self._lock:
+            tasks = [task for task in self._queue if task.state == _QUEUED]
+            self._queue.clear()
+            self._queued = 0
+            for task in tasks:
+                task.state = _WITHDRAWN
+            outstanding = list(self._outstanding)
+            self._idle.notify_all()
+        for task in tasks:
+            task.withdrawn()
+        for task in outstanding:
+            if self.withdraw(task):
+                task.withdrawn()
+
+    def open_map(self, each: OpenMap) -> None:
+        """Remember a map until it is exhausted or closed."""
+        with self._lock:
+            self._maps[each] = None
+
+    def close_map(self, each: OpenMap) -> None:
+        """Forget a map."""
+        with self._lock:
+            self._maps.pop(each, None)
+
+    # --- calls ----------------------------------------------------------------------------------------
+
+    def submit(self, task: Task) -> None:
+        """Queue `task`; it is sent as soon as there is a slot."""
+        with self._lock:
+            self._queue.append(task)
+            self._queued += 1
+        self._pump()
+
+    def withdraw(self, task: Task) -> bool:
+        """Take `task` back if it has not begun: then it never runs, and is never delivered."""
+        with self._lock:
+            if task.state == _QUEUED:
+                task.state = _WITHDRAWN
+                task.payload = None
+                self._queued -= 1
+                self._idle.notify_all()
+                return True
+            native = task.native
+            if task.state != _SENT or native is None:
+                return False
+            # Before the native future is told: its callbacks run inside cancel().
+            task.state = _WITHDRAWN
+        if not native.cancel():
+            with self._lock:
+                task.state = _SENT
+            if native.done():  # it ended meanwhile, and its callback met a task that seemed withdrawn
+                self._on_done(task, native)
+            return False
+        self._release(task)
+        return True
+
+    def _pump(self) -> None:
+        while True:
+            with self._lock:
+                if not self._queue or len(self._outstanding) >= self._slots:
+                    return
+                task = self._queue.popleft()
+                if task.state != _QUEUED:
+                    continue
+                self._queued -= 1
+                task.state = _SENT
+                self._outstanding.add(task)
+            self._send(task)
+
+    def _send(self, task: Task) -> None:
+        task.sent_at = perf_counter()
+        payload, task.payload = task.payload, None
+        try:
+            native = self.backend.submit(_worker.run, payload)
+        except Exception as exc:
+            native = Future()
+            native.set_exception(exc)
+        del payload
+        task.native = native
+        native.add_done_callback(lambda done: self._on_done(task, done))
+
+    def _on_done(self, task: Task, native: Future[Any]) -> None:
+        with self._lock:
+            if task.state != _SENT:
+                return
+            task.state = _DONE
+        task.native = None
+        try:
+            if native.cancelled():
+                task.deliver(None, BackendError("the pool was stopped before the call ran"))
+            else:
+                error = native.exception()
+                task.deliver(None if error else native.result(), self._own_error(error) if error else None)
+        finally:
+            self._release(task)
+
+    def _release(self, task: Task) -> None:
+        """Give the slot of `task` to the next one."""
+        with self._lock:
+            self._outstanding.discard(task)
+            if not self._outstanding and not self._queued:
+                self._idle.notify_all()
+        self._pump()
+
+    def _own_error(self, error: BaseException) -> BaseException:
+        """The pool's trouble as an error of ours, raised from its own."""
+        if isinstance(error, AnypoolError):
+            return error
+        assert self._started is not None
+        name, own = self.backend.name, BackendError("")
+        if isinstance(error, self._started[1].lost):
+            own = WorkerLost(
+                f"the worker of backend {name!r} that ran the call is gone: {error}",
+                exitcode=getattr(error, "exitcode", None),
+                pid=getattr(error, "pid", None),
+                host=getattr(error, "host", None),
+            )
+        else:
+            own = BackendError(f"backend {name!r} failed: {type(error).__name__}: {error}")
+        own.__cause__ = error
+        return own
+
+    def fail_initializer(self, error: BaseException) -> InitializerFailed:
+        """Break the executor, because `initializer` raised `error` on a worker; the error to raise."""
+        with self._lock:
+            if self.broken is None:
+                import logging
+
+                self.broken = InitializerFailed(f"initializer raised {type(error).__name__}: {error}")
+                self.broken.__cause__ = error
+                # Logged where the stdlib's executors log it.
+                logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=error)
+        return self.broken
+
+
+# The dispatchers that run: what nobody shut down finishes its calls before the interpreter ends, as in the stdlib.
+_running: set[Dispatcher] = set()
+_running_lock = threading.RLock()
+
+
+def _remember(dispatcher: Dispatcher) -> None:
+    with _running_lock:
+        if not _running:
+            import atexit
+
+            # Last registered, first run: before the exit hooks of the libraries that a backend has loaded.
+            atexit.unregister(_finish_all)
+            atexit.register(_finish_all)
+        _running.add(dispatcher)
+
+
+def _forget(dispatcher: Dispatcher) -> None:
+    with _running_lock:
+        _running.discard(dispatcher)
+
+
+def _finish_all() -> None:
+    for dispatcher in list(_running):
+        dispatcher.shutdown(wait=True)

@@ -1,0 +1,460 @@
+"""What people hold: one executor, whatever runs the calls."""
+
+from __future__ import annotations
+
+import itertools
+import reprlib
+import uuid
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor as _StdlibExecutor
+from concurrent.futures import Future
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, final, runtime_checkable
+
+from anypool import _config, _worker
+from anypool._dispatch import Dispatcher
+from anypool._futures import CallFuture, CallTask, Shelf
+from anypool._map import Map
+from anypool._settings import Settings
+from anypool._worker import Initializer, Job, Reply
+from anypool.errors import ConfigError, SendError, UnknownOption
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+    from anypool.backend import Backend, Traits
+
+__all__ = ["Executor", "PoolExecutor", "get_executor"]
+
+
+class _Unset:
+    def __repr__(self) -> str:
+        return "<from settings>"
+
+
+_UNSET: Final = _Unset()
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """What library code should ask for: annotate with it, take ``executor: Executor | None = None``.
+
+    Any `concurrent.futures.Executor` is one.
+    """
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Schedule ``fn(*args, **kwargs)``; return its future."""
+        ...
+
+    def map(self, fn: Callable[..., Any], /, *iterables: Iterable[Any], timeout: float | None = None) -> Iterator[Any]:
+        """The results of ``fn`` for each item, in order."""
+        ...
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """End the executor."""
+        ...
+
+
+def get_executor(backend: Any = None, /, *, max_workers: int | None = None, **options: Any) -> PoolExecutor:
+    """An executor on the backend that was asked for, or that the configuration says, started.
+
+    Parameters
+    ----------
+    backend : str, mapping, Backend or backend class, optional
+        A name (``"loky"``), a URL (``"dask://host:8786"``, ``"loky?max_workers=4"``), a mapping with the key
+        ``"backend"``, a backend. None: `use`, the environment, a file, then ``processes`` decide; inside a call, the
+        plan for nested levels, then ``serial``.
+    max_workers : int, optional
+        How many calls run at once, >= 1. Default: what the CPU budget allows (`available_cpus`).
+    **options
+        Options of the backend, and settings (`anypool.Settings`).
+
+    Returns
+    -------
+    PoolExecutor
+        A `concurrent.futures.Executor`. Use it in a ``with`` block: it is gone at its end.
+
+    Raises
+    ------
+    ConfigError
+        The choice cannot be carried out as written: a typo, a wrong type, an unknown option.
+    MissingExtra
+        The backend's library is not installed.
+    StartError
+        The backend does not start, or does not answer.
+
+    Examples
+    --------
+    >>> import anypool
+    >>> with anypool.get_executor("serial") as ex:
+    ...     list(ex.map(pow, [2, 3, 4], [5, 2, 3]))
+    [32, 9, 64]
+    """
+    executor = PoolExecutor(backend, max_workers=max_workers, **options)
+    executor._dispatcher.start()
+    return executor
+
+
+@final
+class PoolExecutor(_StdlibExecutor):
+    """A `concurrent.futures.Executor` on any backend; it starts with its first use.
+
+    Made by `get_executor`, which also starts it. The parameters are the same. It pickles as its specification,
+    never as its live pool: the copy starts workers of its own when it is first used.
+    """
+
+    def __init__(self, backend: Any = None, /, *, max_workers: int | None = None, **options: Any) -> None:
+        if max_workers is not None:
+            options["max_workers"] = max_workers
+        if backend is None:
+            backend = _nested_backend()
+        choice = _config.resolve(backend, options)
+        self._set_up(choice.create(), choice.settings)
+
+    def _set_up(self, backend: Backend, settings: Settings) -> None:
+        self._backend = backend
+        self._settings = settings
+        self._dispatcher = Dispatcher(backend)
+        self._shelf = Shelf()
+        self._key = uuid.uuid4().hex
+        self._job_count = itertools.count()
+        # An executor that nobody shut down ends when nobody can use it any more.
+        self._finalizer = weakref.finalize(self, self._dispatcher.shutdown, wait=False)
+        self._finalizer.atexit = False  # the dispatchers that run at exit are finished together, and waited for
+
+    # --- calls ----------------------------------------------------------------------------------------
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> CallFuture:
+        """Schedule ``fn(*args, **kwargs)``. Every keyword reaches `fn`; for settings see `options`.
+
+        Returns
+        -------
+        concurrent.futures.Future
+            A call that cannot be sent has a future with `SendError`.
+
+        Raises
+        ------
+        TypeError
+            `fn` is not callable.
+        ExecutorClosed
+            After `shutdown`.
+        """
+        _check_callable(fn)
+        traits = self._start()
+        future = CallFuture()
+        job = self._job(fn, "call", traits)
+        call = (args, kwargs)
+
+        def annotate(exc: BaseException, reply: Reply) -> None:
+            _add_note(exc, f"{_name(fn)}{_short_call(args, kwargs)}, on {reply.worker}")
+
+        payload: Any
+        if traits.shares_memory:
+            payload = _worker.Envelope(job, 0, (call,), 1)
+        else:
+            try:
+                payload = _worker.pack(job, _worker.pack_job(job), 0, (call,))
+            except SendError as exc:
+                future.set_running_or_notify_cancel()
+                future.set_exception(exc)
+                return future
+        self._dispatcher.submit(CallTask(payload, self._dispatcher, future, self._shelf, annotate))
+        return future
+
+    def map(  # type: ignore[override]
+        self,
+        fn: Callable[..., Any],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None | _Unset = _UNSET,
+        chunksize: int | None | _Unset = _UNSET,
+        buffersize: int | None | _Unset = _UNSET,
+        ordered: bool = True,
+        errors: Literal["raise", "return"] = "raise",
+    ) -> Iterator[Any]:
+        """The results of ``fn(*items)`` for the items of `iterables` taken together, in input order.
+
+        It starts at once, and reads ahead no further than its window, so that endless inputs stream.
+
+        Parameters
+        ----------
+        fn : callable
+            Called with one item of each iterable.
+        *iterables : iterable
+            The shortest ends the map.
+        timeout : float, optional
+            Seconds from this call until the last result; `TimeoutError` from the iterator after it.
+        chunksize : int, optional
+            Items sent to a worker at a time, >= 1. None: adapted to how long the calls take. Never changes a result.
+        buffersize : int, optional
+            At most so many items are read but not yet returned, >= 1. None: enough to keep the workers busy.
+        ordered : bool
+            False: results come as they are ready.
+        errors : {"raise", "return"}
+            What a call raised is raised in its place, and ends the map; or is returned in its place, and the
+            map goes on.
+
+        Returns
+        -------
+        iterator
+            Closing it, or dropping it after its first result, cancels what has not begun.
+
+        Raises
+        ------
+        TypeError
+            `fn` is not callable, or cannot be sent (`SendError`).
+        ValueError
+            `chunksize` or `buffersize` below 1.
+        """
+        return self._map(fn, zip(*iterables), iterables, len(iterables) != 1, timeout, chunksize, buffersize, ordered, errors)
+
+    def starmap(
+        self,
+        fn: Callable[..., Any],
+        /,
+        iterable: Iterable[Iterable[Any]],
+        *,
+        timeout: float | None | _Unset = _UNSET,
+        chunksize: int | None | _Unset = _UNSET,
+        buffersize: int | None | _Unset = _UNSET,
+        ordered: bool = True,
+        errors: Literal["raise", "return"] = "raise",
+    ) -> Iterator[Any]:
+        """The results of ``fn(*item)`` for the items of `iterable`; all else as for `map`."""
+        return self._map(fn, map(tuple, iterable), (iterable,), True, timeout, chunksize, buffersize, ordered, errors)
+
+    def _map(
+        self,
+        fn: Callable[..., Any],
+        items: Iterator[Any],
+        iterables: tuple[Iterable[Any], ...],
+        star: bool,
+        timeout: float | None | _Unset,
+        chunksize: int | None | _Unset,
+        buffersize: int | None | _Unset,
+        ordered: bool,
+        errors: Literal["raise", "return"],
+    ) -> Iterator[Any]:
+        _check_callable(fn)
+        if errors not in ("raise", "return"):
+            raise ConfigError(f"errors must be 'raise' or 'return', not {errors!r}")
+        settings = self._settings
+        chunksize = settings.chunksize if isinstance(chunksize, _Unset) else chunksize
+        buffersize = settings.buffersize if isinstance(buffersize, _Unset) else buffersize
+        _check_count("chunksize", chunksize)
+        _check_count("buffersize", buffersize)
+        traits = self._start()
+        if not star:
+            items = iter(iterables[0])
+
+        def annotate(exc: BaseException, index: int, item: Any, reply: Reply) -> None:
+            _add_note(exc, f"item {index}, {_name(fn)}{_short_call(item if star else (item,), {})}, on {reply.worker}")
+
+        each = Map(
+            self._dispatcher,
+            self._job(fn, "star" if star else "one", traits, keep_going=errors == "return"),
+            items,
+            total=_length(iterables),
+            workers=self.max_workers,
+            shares_memory=traits.shares_memory,
+            ordered=ordered,
+            errors=errors,
+            timeout=settings.timeout if isinstance(timeout, _Unset) else timeout,
+            chunksize=chunksize,
+            buffersize=buffersize,
+            annotate=annotate,
+        )
+        return each.results(self)
+
+    def _job(
+        self, fn: Callable[..., Any], style: Literal["one", "star", "call"], traits: Traits, *, keep_going: bool = False
+    ) -> Job:
+        settings, parent = self._settings, _worker.running.get()
+        return Job(
+            key=f"{self._key}-{next(self._job_count)}",
+            fn=fn,
+            style=style,
+            backend=self._backend.name,
+            keep_going=keep_going,
+            exclusive=not traits.concurrent_in_process,
+            in_caller=traits.in_caller,
+            depth=1 + (parent.job.depth if parent else 0),
+            nested=tuple(settings.nested),
+            initializer=self._initializer(settings),
+        )
+
+    def _initializer(self, settings: Settings) -> Initializer | None:
+        if settings.initializer is None:
+            return None
+        return Initializer(key=self._key, fn=settings.initializer, args=tuple(settings.initargs))
+
+    def options(self, **settings: Any) -> PoolExecutor:
+        """A view of this executor with other settings: the same workers, nothing started, a microsecond.
+
+        Raises
+        ------
+        UnknownOption
+            Not a setting; those of the backend are fixed once it runs.
+
+        Examples
+        --------
+        >>> import anypool
+        >>> with anypool.get_executor("serial") as ex:
+        ...     list(ex.options(chunksize=2).map(abs, [-1, -2, -3]))
+        [1, 2, 3]
+        """
+        known = [field.name for field in fields(Settings)]
+        for name in settings:
+            if name not in known:
+                raise UnknownOption(f"no setting {name!r}; the settings are {', '.join(known)}")
+        view = object.__new__(PoolExecutor)
+        view.__dict__.update(self.__dict__, _settings=replace(self._settings, **settings), _parent=self)
+        return view
+
+    # --- the end --------------------------------------------------------------------------------------
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no new call; finish those that were made; leave nothing behind. Idempotent.
+
+        A map over an input of known length counts as made: its rest is run, as the stdlib would. One over an
+        input without a length is not read further.
+
+        Parameters
+        ----------
+        wait : bool
+            Return when all is done and gone. False: at once; the rest goes on.
+        cancel_futures : bool
+            Cancel what has not begun.
+        """
+        self._shut_down(wait=wait, cancel_futures=cancel_futures)
+
+    def _shut_down(self, *, wait: bool, cancel_futures: bool, stop_running: bool = False) -> None:
+        try:
+            self._dispatcher.shutdown(wait=wait, cancel_futures=cancel_futures, stop_running=stop_running)
+        finally:
+            if wait:
+                self._shelf.show_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Shut down. After an exception: cancel what has not begun, and stop what runs where that can be."""
+        self._shut_down(wait=True, cancel_futures=exc is not None, stop_running=exc is not None)
+
+    # --- what it is -----------------------------------------------------------------------------------
+
+    def _start(self) -> Traits:
+        self._dispatcher.check_usable()
+        return self._dispatcher.start()[1]
+
+    @property
+    def backend(self) -> str:
+        """The name of the backend."""
+        return self._backend.name
+
+    @property
+    def settings(self) -> Settings:
+        """The settings of this executor, or of this view of it."""
+        return self._settings
+
+    @property
+    def traits(self) -> Traits:
+        """What the backend is like. Starts it."""
+        return self._dispatcher.start()[1]
+
+    @property
+    def max_workers(self) -> int:
+        """How many calls run at once, >= 1. Starts the backend: a cluster decides this itself."""
+        return self._dispatcher.start()[0]
+
+    _max_workers = num_workers = size = _processes = max_workers  # the names that client libraries look for
+
+    @property
+    def _broken(self) -> BaseException | None:
+        return self._dispatcher.broken
+
+    def clone(self) -> PoolExecutor:
+        """Another executor of the same specification, not started."""
+        copy = object.__new__(PoolExecutor)
+        copy._set_up(_fresh(self._backend), self._settings)
+        return copy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self._backend), _options(self._backend), self._settings)
+
+    def __repr__(self) -> str:
+        options = ", ".join(
+            f"{name}={value!r}" for name, value in _options(self._backend).items() if value is not None
+        )
+        state = "shut down" if self._dispatcher.is_closed else "open"
+        return f"<anypool executor {self._backend.name!r} ({options}), {state}>"
+
+
+def _rebuild(kind: type[Backend], options: dict[str, Any], settings: Settings) -> PoolExecutor:
+    executor = object.__new__(PoolExecutor)
+    executor._set_up(kind(**options), settings)
+    return executor
+
+
+def _fresh(backend: Backend) -> Backend:
+    return type(backend)(**_options(backend))
+
+
+def _options(backend: Backend) -> dict[str, Any]:
+    return {field.name: getattr(backend, field.name) for field in fields(backend) if field.init}  # type: ignore[arg-type]
+
+
+def _nested_backend() -> Any:
+    """Inside a call, the backend for one level deeper; None outside."""
+    now = _worker.running.get()
+    if now is None:
+        return None
+    plan = now.job.nested or ("serial",)
+    return plan[min(now.job.depth, len(plan)) - 1]
+
+
+def _check_callable(fn: object) -> None:
+    if not callable(fn):
+        raise TypeError(f"a function is needed, not {reprlib.repr(fn)} (a {type(fn).__qualname__}): it cannot be called")
+
+
+def _check_count(name: str, value: object) -> None:
+    if value is None:
+        return
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be an integer or None, not {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be None or > 0, not {value}")
+
+
+def _length(iterables: tuple[Iterable[Any], ...]) -> int | None:
+    """The number of calls, as far as the iterables say it."""
+    lengths = []
+    for each in iterables:
+        try:
+            lengths.append(len(each))  # type: ignore[arg-type]
+        except Exception:  # no length, or a __len__ that fails: then it is not known
+            return None
+    return min(lengths, default=0)
+
+
+def _name(fn: object) -> str:
+    return getattr(fn, "__qualname__", None) or type(fn).__qualname__
+
+
+def _short_call(args: Iterable[Any], kwargs: dict[str, Any]) -> str:
+    parts = [reprlib.repr(arg) for arg in args]
+    parts += [f"{name}={reprlib.repr(value)}" for name, value in kwargs.items()]
+    return f"({', '.join(parts)})"
+
+
+def _add_note(exc: BaseException, text: str) -> None:
+    try:
+        exc.add_note(f"anypool: {text}")
+    except TypeError:  # its __notes__ is no list, which is the user's business
+        return

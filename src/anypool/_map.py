@@ -1,0 +1,380 @@
+"""One map: reads the input, keeps the workers busy, gives the results in order.
+
+::
+
+    input ─read─> chunk ─pack─> ChunkTask ─dispatcher─> worker
+                    │                                      │ (any thread)
+                    └── kept until answered                v
+    caller <─yield─ Flow: ready <─ held <─ out <──── arrivals (queue)
+
+All of it runs in the thread that asks for results, since generators are not thread-safe; other threads only
+put what arrived into the queue. So nothing is read, and nothing sent, while nobody asks, except at shutdown.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
+from queue import Empty, SimpleQueue
+from time import monotonic, perf_counter
+from typing import Any, Literal
+
+from anypool import _worker
+from anypool._chunks import ChunkSizes, Plan, read
+from anypool._dispatch import Dispatcher, Task
+from anypool._flow import Flow
+from anypool._worker import Job, Reply
+
+# Without `buffersize`: enough that a slow first item does not leave the other workers idle for want of room,
+# and at most this many chunks' worth of results held back.
+_WINDOW_ITEMS_PER_WORKER = 512
+_WINDOW_CHUNKS_PER_WORKER = 4
+_CHUNKS_OUT_PER_WORKER = 2
+# With a result ready to go out, the input is read no longer than this, in seconds, before it goes out.
+_READ_AHEAD_SECONDS = 0.002
+
+_EVERYTHING = 1 << 62
+
+
+class ChunkTask(Task):
+    """One chunk of a map on its way. Keeps its items: they may be handed back, or named in an error."""
+
+    def __init__(
+        self, payload: Any, start: int, items: Sequence[Any], arrivals: SimpleQueue[tuple[ChunkTask, Any, Any, float]]
+    ) -> None:
+        super().__init__(payload)
+        self.start = start
+        self.items = items
+        self._arrivals = arrivals
+
+    def deliver(self, reply: Any, error: BaseException | None) -> None:
+        self._arrivals.put((self, reply, error, perf_counter()))
+
+    def withdrawn(self) -> None:
+        self._arrivals.put((self, None, None, 0.0))
+
+
+class Map:
+    """The state of one `map` call.
+
+    Parameters
+    ----------
+    dispatcher : Dispatcher
+        Takes the chunks.
+    job : Job
+        What is the same for all chunks.
+    items : iterator
+        The input: one object per call.
+    total : int or None
+        Its length, where known; believed only as a hint.
+    workers : int
+        How many chunks run at once.
+    shares_memory : bool
+        Whether chunks travel as they are, or packed.
+    ordered, errors, timeout, chunksize, buffersize
+        As for `PoolExecutor.map`.
+    annotate : callable
+        ``annotate(exc, index, item, reply)`` adds the note of a failed call.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        job: Job,
+        items: Iterator[Any],
+        *,
+        total: int | None,
+        workers: int,
+        shares_memory: bool,
+        ordered: bool,
+        errors: Literal["raise", "return"],
+        timeout: float | None,
+        chunksize: int | None,
+        buffersize: int | None,
+        annotate: Callable[[BaseException, int, Any, Reply], None],
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._job = job
+        self._job_bytes = None if shares_memory else _worker.pack_job(job)
+        self._input = items
+        self._total = total
+        self._workers = workers
+        self._returns_errors = errors == "return"
+        self._timeout = timeout
+        self._deadline = None if timeout is None else monotonic() + timeout
+        self._annotate = annotate
+        self._sizes = ChunkSizes(workers, chunksize)
+        self._chunksize = chunksize
+        self._buffersize = buffersize
+        self._flow = Flow(buffersize or _WINDOW_ITEMS_PER_WORKER * workers, ordered=ordered)
+        self._arrivals: SimpleQueue[tuple[ChunkTask, Any, Any, float]] = SimpleQueue()
+        self._out: set[ChunkTask] = set()
+        self._input_ended = False
+        self._fails_at = _EVERYTHING  # the lowest item known to fail: nothing behind it will be delivered
+        self._is_cancelled = False
+        self._is_asked = False  # somebody has asked for a result
+        self._is_dropped = False  # nobody can ask for one any more
+        self._input_error: BaseException | None = None
+        self._random_used: set[str] = set()
+        # Held for a step, not between them: shutdown may have to finish the map from another thread.
+        self._lock = threading.RLock()
+
+    # --- for the caller -------------------------------------------------------------------------------
+
+    def results(self, owner: object) -> Iterator[Any]:
+        """The results, as an iterator that has started: the first chunks are on their way.
+
+        It keeps `owner`, the executor, from being collected.
+        """
+        self._dispatcher.open_map(self)
+        generator = self._generate(owner)
+        next(generator)
+        return generator
+
+    def _generate(self, owner: object) -> Iterator[Any]:
+        try:
+            with self._lock:
+                self._pump()
+            yield None  # taken by results(), so that from here on close() reaches `finally`
+            self._is_asked = True
+            while (answer := self._next_answer()) is not None:
+                length, (start, reply, items) = answer
+                if reply.errors or reply.events:
+                    yield from self._one_by_one(start, reply, items)
+                else:
+                    values = reply.values
+                    del reply, items, answer
+                    values.reverse()
+                    yield from map(list.pop, repeat(values, length))  # keeps no reference to what went out
+                self._flow.delivered(length)
+                answer = reply = items = None  # type: ignore[assignment]
+            self._report_random()
+            if self._input_error is not None:
+                raise self._input_error
+        finally:
+            self._leave()
+
+    def _one_by_one(self, start: int, reply: Reply, items: Sequence[Any]) -> Iterator[Any]:
+        events: dict[int, list[Any]] = {}
+        for event in reply.events:
+            events.setdefault(event[0], []).append(event)
+        values = reply.values
+        for offset in range(len(values)):
+            if offset in events:
+                from anypool._relay import replay
+
+                replay(events.pop(offset), worker=str(reply.worker))
+            error = reply.errors.pop(offset, None)
+            if error is None:
+                value, values[offset] = values[offset], None
+                yield value
+                del value
+                continue
+            self._annotate(error, start + offset, items[offset] if offset < len(items) else None, reply)
+            if not self._returns_errors:
+                try:
+                    raise error
+                finally:
+                    del error  # it holds this frame by its traceback
+            yield error
+
+    def _leave(self) -> None:
+        """The caller has the last result, closed the iterator, or dropped it."""
+        if not self._is_asked and self._must_finish:
+            self._is_dropped = True  # fire and forget: shutdown runs the rest
+            return
+        if self._is_asked:
+            self.cancel()
+        self._dispatcher.close_map(self)
+
+    # --- for the dispatcher ---------------------------------------------------------------------------
+
+    @property
+    def _must_finish(self) -> bool:
+        """Whether shutdown runs what was not asked for yet: all of an input of known length, as in the stdlib.
+
+        An input without a length may be endless, and a `buffersize` says that no more may be held.
+        """
+        return (
+            self._total is not None
+            and self._buffersize is None
+            and not self._is_cancelled
+            and not (self._input_ended and self._flow.is_drained)
+        )
+
+    def finish(self) -> None:
+        """Run the rest of an input of known length; hold its results for whoever asks."""
+        with self._lock:
+            self._flow.window = _EVERYTHING
+            while self._must_finish:
+                self._pump()
+                if not self._out:
+                    break
+                self._absorb(self._arrivals.get())
+        if self._is_dropped:
+            self._discard()
+
+    def _discard(self) -> None:
+        """Show what the calls of a map that nobody reads wrote, and say so if one failed."""
+        self._returns_errors = True
+        while (answer := self._flow.take_ready()) is not None:
+            length, (start, reply, items) = answer
+            if reply.errors:
+                import warnings
+
+                offset = min(reply.errors)
+                warnings.warn(
+                    f"a map whose results nobody read failed at item {start + offset}: {reply.errors[offset]!r}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+            for _ in self._one_by_one(start, reply, items):
+                pass
+            self._flow.delivered(length)
+        self._dispatcher.close_map(self)
+
+    def cancel(self) -> None:
+        """Send nothing more, and take back what has not begun."""
+        self._is_cancelled = True
+        for task in list(self._out):
+            if self._dispatcher.withdraw(task):
+                task.withdrawn()
+
+    # --- the loop -------------------------------------------------------------------------------------
+
+    def _next_answer(self) -> tuple[int, tuple[int, Reply, Sequence[Any]]] | None:
+        """The next answer in order; None at the end."""
+        while True:
+            with self._lock:
+                self._pump()
+                answer = self._flow.take_ready()
+                if answer is not None:
+                    return answer
+                if not self._out:
+                    self._check_complete()
+                    return None
+                self._absorb(self._wait())
+                while not self._arrivals.empty():
+                    self._absorb(self._arrivals.get())
+
+    def _check_complete(self) -> None:
+        if self._is_cancelled and not (self._input_ended and self._flow.is_drained):
+            from concurrent.futures import CancelledError
+
+            raise CancelledError("the map was cancelled by the shutdown of its executor")
+
+    def _wait(self) -> tuple[ChunkTask, Any, Any, float]:
+        if self._deadline is None:
+            return self._arrivals.get()
+        try:
+            return self._arrivals.get(timeout=max(0.0, self._deadline - monotonic()))
+        except Empty:
+            raise TimeoutError(f"the results were not there {self._timeout} s after the call of map") from None
+
+    def _pump(self) -> bool:
+        """Send chunks while there is room; whether any went out."""
+        if self._is_cancelled:
+            return False
+        sent = False
+        started = perf_counter()
+        while len(self._out) < self._workers * _CHUNKS_OUT_PER_WORKER:
+            while not self._arrivals.empty():
+                self._absorb(self._arrivals.get())
+            if sent and self._flow.has_ready and perf_counter() - started > _READ_AHEAD_SECONDS:
+                break
+            chunk = self._next_chunk()
+            if chunk is None:
+                break
+            self._send(*chunk)
+            sent = True
+        return sent
+
+    def _next_chunk(self) -> tuple[int, Sequence[Any], Plan] | None:
+        """The next chunk to send: (start, items, plan); what was handed back goes first."""
+        while (rest := self._flow.take_handed_back()) is not None:
+            start, items = rest
+            if start > self._fails_at:
+                continue
+            plan = self._sizes.plan(len(items))
+            if len(items) > plan.size:
+                self._flow.give_back(start + plan.size, items[plan.size :])
+            return start, items[: plan.size], plan
+        if self._input_ended or self._fails_at < _EVERYTHING or not self._flow.room:
+            return None
+        remaining = None if self._total is None else max(1, self._total - self._flow.items_read)
+        plan = self._sizes.plan(remaining)
+        if self._buffersize is None:
+            self._flow.window = max(self._flow.window, plan.size * self._workers * _WINDOW_CHUNKS_PER_WORKER)
+        read_items = self._read(min(plan.size, self._flow.room))
+        if not read_items:
+            return None
+        return self._flow.read(len(read_items)), read_items, plan
+
+    def _read(self, size: int) -> list[Any]:
+        """At most `size` items; fewer if the input is slower than the workers, or at its end."""
+        items: list[Any] = []
+        started = perf_counter()
+        is_patient = self._chunksize is not None
+        try:
+            self._dispatcher.check_feeding()
+            for part in read(self._input, size):
+                items += part
+                if not is_patient and perf_counter() - started > self._sizes.target:
+                    return items
+        except Exception as exc:  # mostly the caller's own iterable's: raised in its place, after what came before
+            exc.add_note(f"anypool: while reading the input of map, after {self._flow.items_read + len(items)} items")
+            self._input_error = exc
+            self._input_ended = True
+            return items
+        if len(items) < size:
+            self._input_ended = True
+        return items
+
+    def _send(self, start: int, items: Sequence[Any], plan: Plan) -> None:
+        payload: Any
+        if self._job_bytes is None:
+            payload = _worker.Envelope(self._job, start, items, len(items), plan.budget, plan.look_every)
+        else:
+            payload = _worker.pack(self._job, self._job_bytes, start, items, plan)
+        task = ChunkTask(payload, start, items, self._arrivals)
+        self._out.add(task)
+        self._flow.sent(start, len(items))
+        self._dispatcher.submit(task)
+
+    def _absorb(self, arrival: tuple[ChunkTask, Any, Any, float]) -> None:
+        task, packed, error, arrived_at = arrival
+        self._out.discard(task)
+        if packed is None and error is None:  # withdrawn
+            self._flow.answered(task.start, 0, None)
+            return
+        if error is not None:
+            reply = Reply([None], {0: error}, [], 0.0, _worker.current_worker())
+        else:
+            reply = _worker.unpack_reply(packed) if type(packed) is tuple else packed
+        if reply.broken is not None:
+            reply.values, reply.errors = [None], {0: self._dispatcher.fail_initializer(reply.broken)}
+        done = len(reply.values)
+        if reply.errors and not self._returns_errors:
+            self._fails_at = min(self._fails_at, task.start + min(reply.errors))
+        elif error is not None:
+            self._fail_all(reply, error, len(task.items))
+            done = len(task.items)
+        rest = task.items[done:] if task.start + done <= self._fails_at else None
+        if error is None:
+            self._sizes.observe(done, reply.seconds, arrived_at - task.sent_at - reply.seconds)
+        self._random_used.update(reply.random_used)
+        items = task.items if reply.errors else ()
+        self._flow.answered(task.start, done, (task.start, reply, items), rest or None)
+
+    @staticmethod
+    def _fail_all(reply: Reply, error: BaseException, length: int) -> None:
+        """The pool's trouble with a chunk is each of its items'."""
+        reply.values = [None] * length
+        reply.errors = dict.fromkeys(range(length), error)
+
+    def _report_random(self) -> None:
+        if self._random_used:
+            from anypool._seeds import warn_undeclared
+
+            warn_undeclared(self._random_used)

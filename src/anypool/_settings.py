@@ -1,0 +1,61 @@
+"""The settings of every executor: what the core does, whichever backend runs the calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+
+__all__ = ["GENERAL", "POSITIVE", "SETTINGS", "Settings"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What the core does with every call of one executor. None of it reaches a backend.
+
+    Parameters
+    ----------
+    relay : bool
+        Bring prints, warnings and log records of a call home, and replay them in input order.
+    initializer : callable or None
+        Run once on each worker, before its first call; in configuration ``"module:function"``.
+    initargs : tuple
+        The positional arguments of `initializer`.
+    seed : int or None
+        Item *i* draws from ``SeedSequence(seed, spawn_key=(i,))``. None declares no use of
+        random numbers.
+    chunksize : int or None
+        Items sent to a worker at a time, >= 1. None adapts it to how long the calls take.
+    buffersize : int or None
+        Items read ahead of the one that was asked for, >= 1. None takes a few per worker.
+    timeout : float or None
+        Seconds that a map may take until its next result, None for no limit.
+    inner_threads : int or None
+        Threads that BLAS and OpenMP may use inside one call, >= 1. None leaves the share of the
+        CPU budget that one worker has.
+    reuse : bool
+        Keep the workers after the executor is left, for the next one of the same choice.
+    nested : tuple of backend specs
+        What an executor opened inside a call gets, one entry per depth; the last one stands for
+        every depth below it. ``("serial",)`` because a pool inside a pool is rarely meant.
+    """
+
+    relay: bool = True
+    initializer: Callable[..., object] | None = None
+    initargs: tuple[object, ...] = ()
+    seed: int | None = None
+    chunksize: int | None = None
+    buffersize: int | None = None
+    timeout: float | None = None
+    inner_threads: int | None = None
+    reuse: bool = False
+    nested: tuple[object, ...] = ("serial",)
+
+
+SETTINGS = tuple(field.name for field in fields(Settings))
+"""The names of all settings. No backend may have an option of one of these names."""
+
+GENERAL = ("max_workers", *SETTINGS)
+"""What means the same on every backend, so that it may be set without naming one."""
+
+POSITIVE = frozenset({"max_workers", "chunksize", "buffersize", "inner_threads"})
+"""What must be 1 or more where it is given."""

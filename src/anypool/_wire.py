@@ -1,0 +1,241 @@
+"""What travels between caller and worker: pickling that names what could not be sent.
+
+Two rules shape this file:
+
+* *Items are isolated.* Objects of one pickle share identity, so a chunk pickled as one would let a call
+  see what the call before it did to a shared argument, and the chunk size would change answers. Items
+  are therefore pickled one by one, except where none of them can be mutated.
+* *Pickles are made here, never by the transport.* A native pool that pickles for us hangs, breaks or
+  loses the reason when it cannot; here it is a `SendError` of that one call.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import sys
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from anypool.errors import SendError
+
+PROTOCOL = 5
+
+# Exact types without state that a call could change, and without references to such. Only for these may
+# a chunk be pickled as one, which costs 0.03 instead of 0.4 microseconds an item (benchmarks/wire.py).
+_IMMUTABLE = frozenset({int, float, complex, bool, str, bytes, type(None)})
+_IMMUTABLE_OR_TUPLE = _IMMUTABLE | {tuple}
+
+# How deep, and among how many parts, the search for the part that cannot be sent goes.
+_SEARCH_DEPTH = 8
+_SEARCH_PARTS = 1000
+
+
+class Column(NamedTuple):
+    """The items, or the values, of one chunk as bytes: all in one pickle, or a pickle each."""
+
+    whole: bytes | None
+    each: list[bytes] | None
+
+
+def dumps(obj: object) -> bytes:
+    """The pickle of `obj`: by reference what a worker can import, by value what it cannot.
+
+    Plain pickle is tried first, ten times quicker than cloudpickle. Its result stands unless it refers to
+    ``__main__``, which is another module on every worker.
+
+    Raises
+    ------
+    SendError
+        `obj` or a part of it cannot be pickled; the message names that part.
+    """
+    if not _ships_modules_by_value():
+        try:
+            data = pickle.dumps(obj, PROTOCOL)
+        except Exception:  # what plain pickle refuses, lambdas and local classes, cloudpickle may take
+            pass
+        else:
+            if b"__main__" not in data:
+                return data
+    return _dumps_by_value(obj)
+
+
+def loads(data: bytes) -> Any:
+    """The object in `data`, which anypool's own `dumps` made.
+
+    Raises
+    ------
+    SendError
+        It cannot be rebuilt here, say because a module is missing; the cause says which.
+    """
+    try:
+        return pickle.loads(data)
+    except SendError:
+        raise
+    except Exception as exc:
+        raise SendError(f"could not be rebuilt here: {type(exc).__name__}: {exc}") from exc
+
+
+def pack_column(items: Sequence[Any], refuse: Callable[[int, SendError], bytes]) -> Column:
+    """`items` as bytes; for one that cannot be sent, the bytes that `refuse(offset, why)` gives."""
+    if _are_immutable(items):
+        return Column(pickle.dumps(items, PROTOCOL), None)
+    each: list[bytes] = []
+    for offset, item in enumerate(items):
+        try:
+            each.append(dumps(item))
+        except SendError as exc:
+            each.append(refuse(offset, exc))
+    return Column(None, each)
+
+
+def unpack_column(column: Column) -> Iterable[Any]:
+    """The items of `column`, rebuilt as they are asked for; `SendError` in place of one that can't be.
+
+    The iterator goes on after an error, as a generator would not.
+    """
+    if column.whole is not None:
+        return iter(pickle.loads(column.whole))
+    assert column.each is not None
+    return map(loads, column.each)
+
+
+def refusal(why: SendError) -> bytes:
+    """A pickle that raises `why` where it is loaded, so that an unsendable item fails in its own place."""
+    return pickle.dumps(_Refusal(str(why)), PROTOCOL)
+
+
+class _Refusal:
+    def __init__(self, message: str) -> None:
+        self.message = message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _raise_refusal, (self.message,)
+
+
+def _raise_refusal(message: str) -> None:
+    raise SendError(message)
+
+
+def _are_immutable(items: Sequence[Any]) -> bool:
+    types_found = set(map(type, items))
+    if types_found <= _IMMUTABLE:
+        return True
+    if not types_found <= _IMMUTABLE_OR_TUPLE:
+        return False
+    tuples: Iterator[Any] = (item for item in items if type(item) is tuple)
+    return set(map(type, itertools.chain.from_iterable(tuples))) <= _IMMUTABLE
+
+
+def _ships_modules_by_value() -> bool:
+    cloudpickle = sys.modules.get("cloudpickle")
+    return bool(cloudpickle and cloudpickle.list_registry_pickle_by_value())
+
+
+def _dumps_by_value(obj: object) -> bytes:
+    import io
+
+    buffer = io.BytesIO()
+    try:
+        _pickler_class()(buffer, protocol=PROTOCOL).dump(obj)
+    except RecursionError as exc:
+        raise SendError(f"{_describe(obj)} is nested too deeply to be sent") from exc
+    except Exception as exc:
+        raise SendError(f"{_find_culprit(obj)} cannot be sent: {type(exc).__name__}: {exc}") from exc
+    return buffer.getvalue()
+
+
+_pickler: type | None = None  # made at first use: cloudpickle takes as long to import as this package
+
+
+def _pickler_class() -> type:
+    global _pickler
+    if _pickler is None:
+        import contextvars
+
+        import cloudpickle
+
+        from anypool._context import reduce_contextvar
+
+        class Pickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined, unused-ignore]
+            """cloudpickle, with context variables by name: a function's globals may hold one."""
+
+            def reducer_override(self, obj: Any) -> Any:
+                if type(obj) is contextvars.ContextVar:
+                    return reduce_contextvar(obj)
+                return super().reducer_override(obj)
+
+        _pickler = Pickler
+    return _pickler
+
+
+def _find_culprit(obj: object) -> str:
+    """Words for the innermost part of `obj` that cannot be pickled, and the way to it."""
+    path: list[str] = []
+    current = obj
+    for _ in range(_SEARCH_DEPTH):
+        bad = next(((name, part) for name, part in _parts(current) if not _can_send(part)), None)
+        if bad is None:
+            break
+        path.append(bad[0])
+        current = bad[1]
+    where = " of ".join([*reversed(path), _describe(obj)])
+    return where if not path else f"{where} (a {type(current).__qualname__})"
+
+
+def _can_send(part: object) -> bool:
+    import io
+
+    try:
+        _pickler_class()(io.BytesIO(), protocol=PROTOCOL).dump(part)
+    except Exception:
+        return False
+    return True
+
+
+def _parts(obj: object) -> Iterator[tuple[str, object]]:
+    """The named parts of `obj` that a pickle of it would hold, bounded in number."""
+    return itertools.islice(_all_parts(obj), _SEARCH_PARTS)
+
+
+def _all_parts(obj: object) -> Iterator[tuple[str, object]]:
+    if isinstance(obj, Mapping):
+        for key, value in obj.items():
+            yield f"key {key!r:.40}", value
+    elif isinstance(obj, (list, tuple, set, frozenset)):
+        for index, value in enumerate(obj):
+            yield f"element {index}", value
+    elif isinstance(obj, types.FunctionType):
+        yield from _function_parts(obj)
+    elif isinstance(obj, types.MethodType):
+        yield "the instance", obj.__self__
+    elif hasattr(obj, "func") and hasattr(obj, "args") and hasattr(obj, "keywords"):  # functools.partial
+        yield "the function", obj.func
+        for index, value in enumerate(obj.args):
+            yield f"argument {index}", value
+        for key, value in obj.keywords.items():
+            yield f"argument {key!r}", value
+    elif isinstance(getattr(obj, "__dict__", None), dict) and not isinstance(obj, type):
+        for key, value in vars(obj).items():
+            yield f"attribute {key!r}", value
+
+
+def _function_parts(fn: types.FunctionType) -> Iterator[tuple[str, object]]:
+    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=False):
+        try:
+            yield f"closure variable {name!r}", cell.cell_contents
+        except ValueError:  # a cell that is not filled yet
+            continue
+    for name in fn.__code__.co_names:
+        if name in fn.__globals__:
+            yield f"global {name!r}", fn.__globals__[name]
+    for index, value in enumerate(fn.__defaults__ or ()):
+        yield f"default {index}", value
+
+
+def _describe(obj: object) -> str:
+    name = getattr(obj, "__qualname__", None)
+    if isinstance(name, str) and callable(obj):
+        return f"{'class' if isinstance(obj, type) else 'function'} {name!r}"
+    return f"a {type(obj).__qualname__}"

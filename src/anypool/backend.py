@@ -1,0 +1,103 @@
+"""The contract for authors of backends: a call becomes one future. Everything else is the core's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+__all__ = ["Backend", "StopsCalls", "Traits"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Traits:
+    """What a started backend is like. The core adapts to these, never to a name.
+
+    Parameters
+    ----------
+    shares_memory : bool
+        Calls get the caller's own objects: no copy, mutations are seen. Where False the core
+        pickles every payload itself, and the backend carries opaque bytes.
+    concurrent_in_process : bool
+        Several calls may run in one process at the same time, so that what is global to a
+        process (the global random generators, the environment) is not a call's own.
+    in_caller : bool
+        Calls run in the caller's own process.
+    synchronous : bool
+        `submit` runs the call before it returns.
+    remote : bool
+        Workers may be on other machines: no shared memory, no shared file system.
+    notices_lost_workers : bool
+        A worker that dies fails its calls with `WorkerLost`, instead of leaving them pending.
+    loses_only_running : bool
+        Of a lost worker only the calls that were running on it fail. Where False the native pool
+        takes the calls running on other workers down with it.
+    stops_running_calls : bool
+        `stop(cancel=True)`, and `StopsCalls` where offered, end a call that is running.
+    starts_processes : bool
+        A call may start processes of its own.
+    lost : tuple of exception classes
+        The native exceptions that mean "a worker vanished"; the core raises `WorkerLost` from them.
+    """
+
+    shares_memory: bool = False
+    concurrent_in_process: bool = False
+    in_caller: bool = False
+    synchronous: bool = False
+    remote: bool = False
+    notices_lost_workers: bool = False
+    loses_only_running: bool = False
+    stops_running_calls: bool = False
+    starts_processes: bool = True
+    lost: tuple[type[BaseException], ...] = ()
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Turns one call into one `concurrent.futures.Future`.
+
+    A backend is a keyword-only dataclass: its fields are its options, typed, each with a default.
+    `max_workers: int | None = None` is a field of every one; other common names are `strict`,
+    `start_method`, `address`. Creating it must start nothing.
+    """
+
+    name: ClassVar[str]
+
+    def start(self) -> tuple[int, Traits]:
+        """Start the native pool; return how many workers it has (>= 1) and what they are like.
+
+        Raises
+        ------
+        StartError
+            It cannot start, or does not answer within a bounded time.
+        """
+        ...
+
+    def submit(self, call: Callable[[Any], Any], payload: Any, /) -> Future[Any]:
+        """Run `call(payload)` once, on some worker; return its future at once.
+
+        The core never has more than a few calls per worker outstanding, so a backend needs no
+        queue, no order and no back-pressure. `call` never raises what the user's function
+        raised, so an exception of this future is the pool's own trouble. `cancel()` of the
+        future, while the call has not started, must prevent it; `running()` tells the truth
+        where the backend can know it. Thread-safe.
+        """
+        ...
+
+    def stop(self, *, cancel: bool) -> None:
+        """Stop the native pool and wait until nothing of it is left. Idempotent.
+
+        With `cancel`, calls that are running are ended where the backend can; without, the core
+        calls this only when nothing is outstanding.
+        """
+        ...
+
+
+@runtime_checkable
+class StopsCalls(Protocol):
+    """The power to end one running call."""
+
+    def stop_call(self, future: Future[Any], /) -> bool:
+        """End the running call of `future`; its worker is replaced. False if it had ended."""
+        ...

@@ -1,0 +1,50 @@
+"""Calls that worker processes can import; each does one thing that a test needs a worker to do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+__all__ = ["die", "echo", "pid", "raise_lookup", "touch", "wait_for"]
+
+
+def echo(payload: Any) -> Any:
+    """The payload itself."""
+    return payload
+
+
+def pid(payload: Any) -> int:  # noqa: ARG001 - the contract's calls take one payload
+    """The process that ran the call."""
+    return os.getpid()
+
+
+def raise_lookup(payload: Any) -> None:
+    """Raise what a broken worker function could raise."""
+    raise LookupError(payload)
+
+
+def die(payload: Any) -> None:  # noqa: ARG001
+    """End the worker at once, as the out-of-memory killer would."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def touch(payload: bytes) -> int:
+    """Leave a file, so that a test sees that the call ran."""
+    path = Path(os.fsdecode(payload))
+    path.touch()
+    return os.getpid()
+
+
+def wait_for(payload: tuple[bytes, bytes]) -> int:
+    """Say in the first file that the call has started; return when the second one exists."""
+    started, go = (Path(os.fsdecode(name)) for name in payload)
+    started.write_text(str(os.getpid()))
+    deadline = time.monotonic() + 50
+    while not go.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{go.name} did not appear")
+        time.sleep(0.005)
+    return os.getpid()
