@@ -202,9 +202,11 @@ BUILTINS: list[BaseException] = [
     UserWarning("w"),
 ]
 FIELDS = (
-    "errno strerror filename filename2 characters_written encoding object start end reason name path msg lineno "
-    "offset text end_lineno end_offset value code"
-).split()
+    *("errno", "strerror", "filename", "filename2", "characters_written"),
+    *("encoding", "object", "start", "end", "reason"),
+    *("name", "path", "msg", "lineno", "offset", "text", "end_lineno", "end_offset"),
+    *("value", "code"),
+)
 
 
 def fields_of(exc: BaseException) -> dict[str, object]:
@@ -318,6 +320,28 @@ def test_a_class_is_identified_by_name_before_value(vanishing_module: Any) -> No
     assert type(unpack(raised, pickle.loads)) is caller.E
 
 
+def test_a_class_of_the_main_module_goes_by_value_to_a_caller_that_has_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    main = sys.modules["__main__"]
+    cls = type("OnlyHere", (Exception,), {"__module__": "__main__"})
+    with monkeypatch.context() as worker:
+        worker.setattr(main, "OnlyHere", cls, raising=False)
+        raised = sent(pack(cls("x"), cloudpickle.dumps, hide=()))
+    here = unpack(raised, pickle.loads)
+    assert (type(here).__name__, here.args) == ("OnlyHere", ("x",))
+    assert not isinstance(here, StandIn)
+
+
+def test_a_class_of_a_spawned_main_is_the_callers_of_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = type("Both", (Exception,), {"__module__": "__mp_main__"})
+    ours = type("Both", (Exception,), {"__module__": "__main__"})
+    raised = sent(pack(theirs("x"), pickle.dumps, hide=()))
+    monkeypatch.setattr(sys.modules["__main__"], "Both", ours, raising=False)
+    monkeypatch.delitem(sys.modules, "__mp_main__", raising=False)
+    assert type(unpack(raised, pickle.loads)) is ours
+
+
 # ---- chains and groups
 
 
@@ -397,6 +421,14 @@ def test_groups_keep_members_nesting_tracebacks_and_notes() -> None:
     assert here.split(ValueError)[0].exceptions == (first,)  # type: ignore[union-attr]
 
 
+def test_a_member_that_is_met_before_its_group_is_in_it() -> None:
+    exc = ValueError("member")
+    exc.__cause__ = ExceptionGroup("g", [KeyError(), exc])
+    here = travelled(exc)
+    assert isinstance(here.__cause__, ExceptionGroup)
+    assert here.__cause__.exceptions[1] is here
+
+
 def test_a_group_whose_new_has_its_own_arguments_travels() -> None:
     here = travelled(Codes([KeyError("k")], 5))
     assert isinstance(here, Codes)
@@ -430,10 +462,10 @@ def fails_in_the_middle_of_a_line(x: int) -> float:
 
 
 def calls_it(x: int) -> float:
-    return [
-        fails_in_the_middle_of_a_line(each)
-        for each in (x,)
-    ][0]
+    return next(
+        fails_in_the_middle_of_a_line(each_with_a_long_enough_name)
+        for each_with_a_long_enough_name in (x, x + 1, x + 2, x + 3)
+    )
 
 
 def test_the_formatted_traceback_is_the_same_to_the_caret() -> None:
@@ -449,6 +481,16 @@ def test_the_interpreter_prints_the_same_traceback(capfd: pytest.CaptureFixture[
         sys.__excepthook__(type(each), each, each.__traceback__)
         printed.append(capfd.readouterr().err)
     assert printed[0] == printed[1] != ""
+
+
+def test_frames_know_where_their_function_begins() -> None:
+    exc = caught(calls_it, 3)
+
+    def begins(each: BaseException) -> list[tuple[str, int]]:
+        codes = [frame.f_code for frame, _ in traceback.walk_tb(each.__traceback__)]
+        return [(code.co_qualname, code.co_firstlineno) for code in codes]
+
+    assert begins(travelled(exc)) == begins(exc)
 
 
 def test_a_second_journey_changes_nothing() -> None:
@@ -542,15 +584,14 @@ def test_code_without_columns_keeps_its_lines() -> None:
 
 
 def test_what_cannot_be_sent_is_replaced_and_named() -> None:
-    exc: Any = TwoArguments(1, "a")
+    exc = TwoArguments(1, "a")
     exc.args = (threading.Lock(), "kept", [1, {2}])
-    exc.stream = (each for each in ())
-    exc.kept = {"a": [1]}
+    vars(exc).update(stream=(each for each in ""), kept={"a": [1]})
     here: Any = travelled(exc)
     assert type(here) is TwoArguments
     assert here.args == ("<unsendable: _thread.lock>", "kept", [1, {2}])
-    assert here.stream == "<unsendable: generator>"
-    assert here.kept == {"a": [1]}
+    assert vars(here)["stream"] == "<unsendable: generator>"
+    assert vars(here)["kept"] == {"a": [1]}
     assert "argument 0 <unsendable: _thread.lock>" in notes_of(here)
     assert "attribute 'stream' <unsendable: generator>" in notes_of(here)
 
@@ -640,12 +681,12 @@ def test_the_callers_own_ctrl_c_is_not_taken_for_a_failure() -> None:
 
 def test_values_that_cannot_be_read_in_the_caller_leave_the_rest(vanishing_module: Any) -> None:
     module = vanishing_module("class Thing:\n    pass")
-    exc: Any = ValueError("text", 7)
-    exc.thing = module.Thing()
+    exc = ValueError("text", 7)
+    vars(exc).update(thing=module.Thing())
     here: Any = arrived_elsewhere(exc)
     assert type(here) is ValueError
     assert here.args == ("text", 7)
-    assert here.thing == "<could not be read here>"
+    assert vars(here)["thing"] == "<could not be read here>"
     assert "vanishing" in notes_of(here)
 
 
@@ -673,7 +714,7 @@ def test_a_stand_in_keeps_all_but_the_class(vanishing_module: Any) -> None:
     assert (type(here).__name__, type(here).__module__) == ("Inner", "vanishing")
     assert str(here) == "own text"
     assert (here.errno, here.filename, here.args) == (errno.ENOENT, "/f", exc.args)
-    assert here.mark == {"a": 1}
+    assert vars(here)["mark"] == {"a": 1}
     assert here.__notes__[0] == "n"
     assert "can't be rebuilt here: ModuleNotFoundError" in notes_of(here)
     assert type(here.__cause__) is TwoArguments
@@ -760,20 +801,25 @@ class Held:
     pass
 
 
+class TwoUnsendable(Exception):
+    def __init__(self, name: str) -> None:
+        super().__init__(name, threading.Lock(), {1})
+        self.broken = PicklesOneWay()
+
+
 def test_nothing_on_the_worker_is_held_after_packing() -> None:
     held: list[weakref.ref[Held]] = []
 
     def fails() -> None:
         local = Held()
         held.append(weakref.ref(local))
-        exc: Any = ValueError(threading.Lock(), {1})
-        exc.broken = PicklesOneWay()
-        raise exc from BrokenPickle(local.__class__.__name__)
+        # Not held by a local variable, which would be a cycle of the test's own.
+        raise TwoUnsendable(local.__class__.__name__) from BrokenPickle()
 
     def call() -> Raised:
         try:
             fails()
-        except ValueError as exc:
+        except TwoUnsendable as exc:
             return pack(exc, cloudpickle.dumps, hide=("anypool",))
         raise AssertionError
 
@@ -817,10 +863,12 @@ def test_packing_leaves_the_exception_as_it_was() -> None:
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.tuples(inner, inner)
-    | st.dictionaries(st.text(max_size=3), inner, max_size=3)
-    | st.frozensets(st.integers(), max_size=2),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.tuples(inner, inner)
+        | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+        | st.frozensets(st.integers(), max_size=2)
+    ),
     max_leaves=5,
 )
 plain_classes = st.sampled_from(
@@ -871,15 +919,15 @@ def shape(exc: BaseException) -> list[tuple[object, ...]]:
 
     found: list[tuple[object, ...]] = []
     for each in met:
-        is_group = isinstance(each, BaseExceptionGroup)
+        members = each.exceptions if isinstance(each, BaseExceptionGroup) else ()
         found.append(
             (
                 type(each),
-                [len(each.args) if is_group else each.args, vars(each), fields_of(each)],
+                [len(each.args) if members else each.args, vars(each), fields_of(each)],
                 number(each.__cause__),
                 number(each.__context__),
                 each.__suppress_context__,
-                [number(member) for member in each.exceptions] if is_group else None,
+                [number(member) for member in members],
             )
         )
     return found
@@ -1001,7 +1049,9 @@ if __name__ == "__main__":
             raise Mine("v", "w")
         except Mine as exc:
             return pickle.dumps(pack(exc, cloudpickle.dumps, hide=("anypool",)))
-    done = subprocess.run([sys.executable, "-c", code], input=cloudpickle.dumps(elsewhere), capture_output=True, timeout=40)
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=cloudpickle.dumps(elsewhere), capture_output=True, timeout=40
+    )
     exc = unpack(pickle.loads(bytes.fromhex(done.stdout.decode())), pickle.loads)
     told.append([type(exc).__module__, exc.a, str(exc), type(exc) is Mine])
     print(json.dumps(told))

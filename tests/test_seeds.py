@@ -122,7 +122,7 @@ def test_a_seed_made_twice_is_the_same_seed() -> None:
     ids=repr,
 )  # fmt: skip
 def test_what_cannot_be_a_seed_is_refused_and_told_what_can(value: object) -> None:
-    with pytest.raises(ConfigError, match=r"integer >= 0, a sequence of them, or a numpy\.random\.SeedSequence"):
+    with pytest.raises(ConfigError, match=r"integer >= 0, a sequence of them, or a numpy"):
         as_seed(value)
 
 
@@ -151,6 +151,11 @@ def test_making_a_generator_moves_no_global_one(seed: int, index: int) -> None:
     generator(as_seed(seed), index).random()
     python_random(as_seed(seed), index).random()
     assert (random.getstate(), numpy_position()) == before
+
+
+def test_two_children_of_one_seed_sequence_give_different_python_numbers() -> None:
+    one, other = (as_seed(child) for child in np.random.SeedSequence(1).spawn(2))
+    assert python_random(one, 0).random() != python_random(other, 0).random()
 
 
 def test_python_numbers_are_the_same_in_every_release() -> None:
@@ -285,9 +290,14 @@ def test_global_generators_are_put_back_to_the_bit(draws: int, normals: int) -> 
 
 def test_global_generators_are_put_back_when_the_call_raises() -> None:
     before = random.getstate(), numpy_position()
-    with pytest.raises(ZeroDivisionError), seed_globals(as_seed(1), 2):
-        draw_globals()
-        _ = 1 / 0
+
+    def draw_and_fail() -> None:
+        with seed_globals(as_seed(1), 2):
+            draw_globals()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        draw_and_fail()
     assert (random.getstate(), numpy_position()) == before
 
 
@@ -453,3 +463,11 @@ def test_a_use_is_seen_though_numpy_was_first_imported_by_the_call(use: str, see
         print("numpy.random" in watch.used())
     """
     assert run_python(code) == str(seen)
+
+
+def test_the_warning_of_undeclared_use_names_the_generators_and_points_to_the_users_line() -> None:
+    inside = types.ModuleType("anypool.inside")
+    exec("def report(warn, names): warn(names)", inside.__dict__)
+    with pytest.warns(RuntimeWarning, match=r"numpy\.random and random.*Pass seed=") as caught:
+        inside.report(_seeds.warn_undeclared, {"random", "numpy.random"})
+    assert [warning.filename for warning in caught] == [__file__]

@@ -1,24 +1,30 @@
 """From an executor of the `concurrent.futures` kind to the backend contract.
 
-What `threads`, `loky`, and executors that users bring have in common is small: their `submit` already returns the
-future that the contract asks for. What is left is to know which of our calls are outstanding, so that a pool that
-belongs to somebody else can be left without shutting it down.
+What loky, joblib, and executors that users bring have in common is small: their `submit` already returns the
+future that the contract asks for. What is left: to go on with a new pool where a lost worker breaks the old
+one, and to know which of our calls are outstanding, so that a pool of somebody else's can be left without
+shutting it down.
 """
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import Executor, Future, InvalidStateError, wait
 from dataclasses import dataclass, field
+from multiprocessing import util
 from typing import Any, ClassVar, TypeVar
 
 from anypool.backend import Traits
 from anypool.errors import ExecutorClosed, StartError
 
-__all__ = ["ForeignExecutor", "Outstanding", "size_of"]
+__all__ = ["ForeignExecutor", "Outstanding", "RenewingPool", "settle", "size_of", "stop_unused_tracker"]
 
 _F = TypeVar("_F", bound="Future[Any]")
+
+_FEEDER_ENDS_WITHIN = 5.0
+"""Seconds. The thread ends when its pipe is closed, in milliseconds; a bound, so that `stop` never hangs on it."""
 
 
 class Outstanding:
@@ -27,7 +33,6 @@ class Outstanding:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._futures: set[Future[Any]] = set()
-        self._closed = False
 
     def add(self, future: _F, /) -> _F:
         """Keep `future` until it is done; return it."""
@@ -54,20 +59,14 @@ class Outstanding:
         """Wait until every future is done."""
         wait(self.snapshot())
 
-    def fail(self, error: BaseException, /) -> None:
-        """Give every future that nobody will settle any more its end: `error`."""
-        for future in self.snapshot():
-            settle(future, error=error)
-
 
 def settle(future: Future[Any], value: Any = None, *, error: BaseException | None = None) -> bool:
     """Give `future` its result or its error, unless it has one already; return whether it had none.
 
     A future of a call in another process can be cancelled, or failed by `stop`, in the moment in which its
-    result arrives: whoever is first wins. The stdlib offers no test-and-set, so the loser is found by its error.
+    result arrives: whoever is first wins. The stdlib offers no test-and-set, so the loser is found by its
+    error.
     """
-    from concurrent.futures import InvalidStateError
-
     try:
         if error is not None:
             future.set_exception(error)
@@ -76,6 +75,82 @@ def settle(future: Future[Any], value: Any = None, *, error: BaseException | Non
     except InvalidStateError:
         return False
     return True
+
+
+class RenewingPool:
+    """A loky pool that goes on after a lost worker, which breaks a native one. Thread-safe.
+
+    joblib brings a loky of its own, so what differs between the two is passed in.
+
+    Parameters
+    ----------
+    new_pool : callable
+        Makes a native `ProcessPoolExecutor`. Called once here, and for each pool that breaks.
+    broken : exception class
+        What `submit` of a broken pool raises.
+    """
+
+    def __init__(self, new_pool: Callable[[], Any], broken: type[Exception]) -> None:
+        self._new_pool = new_pool
+        self._broken = broken
+        self._lock = threading.Lock()
+        self._pool: Any = new_pool()
+        # Manager threads of broken pools end by themselves, but `submit` may be called from one of them (by a
+        # callback of a future), which cannot join itself: `stop` joins them.
+        self._retired: list[Any] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Run `fn(*args)` in the pool, or in a new one if it is broken."""
+        with self._lock:
+            if self._pool is None:
+                raise ExecutorClosed("the pool was stopped")
+            try:
+                future: Future[Any] = self._pool.submit(fn, *args)
+            except self._broken:
+                self._retired.append(self._pool)
+                self._pool = self._new_pool()
+                future = self._pool.submit(fn, *args)
+            return future
+
+    def stop(self, *, cancel: bool) -> None:
+        """End every worker and thread, and wait for that; with `cancel`, without waiting for calls. Idempotent."""
+        with self._lock:
+            pools, self._retired = [*self._retired, self._pool], []
+            self._pool = None
+            was_broken = len(pools) > 1
+        for pool in filter(None, pools):
+            # After kill_workers loky leaves the thread that feeds its queue to end when it likes.
+            feeder = getattr(getattr(pool, "_call_queue", None), "_thread", None)
+            pool.shutdown(wait=True, kill_workers=cancel)
+            if feeder is not None:
+                feeder.join(_FEEDER_ENDS_WITHIN)
+        if was_broken:
+            # Its semaphores live as long as it does, and a cycle through the traceback of its error keeps it.
+            del pools, pool, feeder
+            gc.collect()
+
+
+def stop_unused_tracker(backend: Any) -> None:
+    """End loky's resource tracker, a process, if no semaphore of loky's is left in this process.
+
+    loky starts it with the first semaphore and leaves it until the interpreter ends. When it stops it unlinks
+    the semaphores that are still in use, so it must stay as long as there is one, whoever made it. loky has
+    no public way to ask for either; where these names are gone, the tracker stays, which costs one idle
+    process. The tracker of `multiprocessing` itself, which loky starts too, is never stopped here: shared
+    memory of the caller's may be registered there.
+
+    Parameters
+    ----------
+    backend : module
+        `loky.backend`, or that of the loky inside joblib.
+    """
+    registry = getattr(util, "_finalizer_registry", None)
+    cleanup = getattr(getattr(backend.synchronize, "SemLock", None), "_cleanup", None)
+    stop = getattr(getattr(backend.resource_tracker, "_resource_tracker", None), "_stop", None)
+    if registry is None or cleanup is None or stop is None:
+        return
+    if not any(getattr(each, "_callback", None) is cleanup for each in list(registry.values())):
+        stop()  # loky starts it again when it next needs it
 
 
 def size_of(executor: Executor, /) -> int | None:

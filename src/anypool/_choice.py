@@ -7,11 +7,11 @@ backend that wins is imported.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from anypool import _levels, _registry
-from anypool._levels import Level, Said, Spec
+from anypool._levels import ARGUMENT, Level, Said, Spec
 from anypool._options import did_you_mean, option_types
 from anypool._settings import GENERAL, SETTINGS, Settings
 from anypool.errors import ConfigError, UnknownOption
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anypool.backend import Backend
 
 __all__ = [
-    "ARGUMENT",
+    "change_settings",
     "Choice",
     "Picked",
     "check_block",
@@ -31,9 +31,6 @@ __all__ = [
     "pick",
     "winner",
 ]
-
-ARGUMENT = "argument"
-"""The source of what stands in the very call that asks."""
 
 DEFAULT = Spec(name="processes", written="processes", source="default")
 
@@ -155,7 +152,7 @@ def _options_beside_object(spec: Spec, said: Said) -> ConfigError:
 def _unknown_variable(said: Said, declared: Mapping[str, Any]) -> tuple[str, str]:
     variable = said.source.removeprefix("environment ")
     prefix = variable[: -len(said.key)]
-    return variable, did_you_mean(variable, [prefix + key.upper() for key in declared])
+    return variable, did_you_mean(said.key, declared, spell=lambda key: prefix + key.upper())
 
 
 def checked(said: Said, backend: str, declared: Mapping[str, Any]) -> Any:
@@ -179,6 +176,24 @@ def _check_nested(plan: tuple[object, ...], source: str, where: str) -> None:
         spec = _levels.read_spec(written, source)
         if spec.target is None:
             _registry.require_known(spec.name, source=_foreign(source))
+
+
+def change_settings(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """Return `settings` with other values, checked and converted as those of `get_executor`.
+
+    Raises
+    ------
+    UnknownOption
+        There is no such setting.
+    ConfigError
+        A value does not fit.
+    """
+    declared = option_types(Settings)
+    for key in values:
+        if key not in declared:
+            raise _registry.unknown_option("the executor", key, declared, None)
+    said = [Said(key=key, value=value, source=ARGUMENT) for key, value in values.items()]
+    return replace(settings, **{each.key: checked(each, "any", declared) for each in said})
 
 
 def check_block(level: Level) -> None:

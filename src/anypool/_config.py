@@ -50,12 +50,12 @@ from functools import wraps
 from typing import Any, TypeVar, cast
 
 from anypool import _levels
-from anypool._choice import ARGUMENT, Choice, check_block, decide
+from anypool._choice import Choice, change_settings, check_block, decide
 from anypool._explain import Explanation, Row, attempt, explain_levels
-from anypool._levels import Level
+from anypool._levels import ARGUMENT, Level
 from anypool._settings import Settings
 
-__all__ = ["Choice", "Explanation", "Row", "Settings", "explain", "resolve", "use"]
+__all__ = ["Choice", "Explanation", "Row", "Settings", "change_settings", "explain", "resolve", "use"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 

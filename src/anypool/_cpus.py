@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import sys
 import threading
 import warnings
@@ -205,7 +204,7 @@ def _quota(source: str, quota: str, period: str, path: str) -> Iterator[CpuLimit
 
 def _cpuset(source: str, path: str) -> Iterator[CpuLimit]:
     text = _read(path).strip()  # empty: as in the parent, which is asked too
-    if re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+    if re.fullmatch(r"[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*", text):
         spans = (span.partition("-") for span in text.split(","))
         cpus = sum(int(last or first) - int(first) + 1 for first, _, last in spans)
         yield CpuLimit(source=source, cpus=max(1, cpus), detail=f"{path}: {text}")
@@ -285,7 +284,7 @@ def _slurm_nodes(text: str) -> list[int]:
     """Return the CPUs of each node from Slurm's "4(x2),8"; empty if that is not its form."""
     nodes: list[int] = []
     for entry in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,6})(?:\(x(\d{1,6})\))?\s*", entry)
+        match = re.fullmatch(r"\s*([0-9]{1,6})(?:\(x([0-9]{1,6})\))?\s*", entry)
         if match is None or int(match[1]) < 1:
             return []
         nodes += [int(match[1])] * int(match[2] or 1)
@@ -295,8 +294,10 @@ def _slurm_nodes(text: str) -> list[int]:
 def _sge_limits(root: str, environ: Mapping[str, str]) -> Iterator[CpuLimit]:
     """Yield the slots that Grid Engine granted here: NSLOTS counts those of all hosts of the job."""
     if environ.get("NHOSTS", "1") != "1":
+        from socket import gethostname  # loaded by few, and slow to load
+
         path = environ.get("PE_HOSTFILE", "")  # a line for each host: name, slots, queue, CPUs
-        here = socket.gethostname().partition(".")[0]
+        here = gethostname().partition(".")[0]
         for line in _read(f"{root}{path}").splitlines():
             host, slots, *_ = [*line.split(), "", ""]
             if host.partition(".")[0] == here and slots.isdecimal() and int(slots) > 0:

@@ -12,10 +12,14 @@ from concurrent.futures import Future
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, final, runtime_checkable
 
-from anypool import _config, _worker
+from anypool import _config, _wire, _worker
+from anypool._context import capture_context
+from anypool._cpus import DEFAULT_INNER_THREADS
 from anypool._dispatch import Dispatcher
 from anypool._futures import CallFuture, CallTask, Shelf
 from anypool._map import Map
+from anypool._relay import RelaySettings
+from anypool._seeds import as_seed
 from anypool._settings import Settings
 from anypool._worker import Initializer, Job, Reply
 from anypool.errors import ConfigError, SendError, UnknownOption
@@ -144,22 +148,22 @@ class PoolExecutor(_StdlibExecutor):
         _check_callable(fn)
         traits = self._start()
         future = CallFuture()
-        job = self._job(fn, "call", traits)
         call = (args, kwargs)
 
         def annotate(exc: BaseException, reply: Reply) -> None:
             _add_note(exc, f"{_name(fn)}{_short_call(args, kwargs)}, on {reply.worker}")
 
         payload: Any
+        try:
+            job = self._job(fn, "call", traits)
+        except SendError as exc:
+            future.set_running_or_notify_cancel()
+            future.set_exception(exc)
+            return future
         if traits.shares_memory:
             payload = _worker.Envelope(job, 0, (call,), 1)
         else:
-            try:
-                payload = _worker.pack(job, _worker.pack_job(job), 0, (call,))
-            except SendError as exc:
-                future.set_running_or_notify_cancel()
-                future.set_exception(exc)
-                return future
+            payload = _worker.pack(job, _worker.pack_job(job), 0, (call,))
         self._dispatcher.submit(CallTask(payload, self._dispatcher, future, self._shelf, annotate))
         return future
 
@@ -272,23 +276,47 @@ class PoolExecutor(_StdlibExecutor):
         self, fn: Callable[..., Any], style: Literal["one", "star", "call"], traits: Traits, *, keep_going: bool = False
     ) -> Job:
         settings, parent = self._settings, _worker.running.get()
+        exclusive = not traits.concurrent_in_process
+        sent_fn = fn if traits.shares_memory else _wire.dumps(fn)
+        seed = None if settings.seed is None else as_seed(settings.seed)
         return Job(
             key=f"{self._key}-{next(self._job_count)}",
-            fn=fn,
+            fn=sent_fn,
             style=style,
             backend=self._backend.name,
             keep_going=keep_going,
-            exclusive=not traits.concurrent_in_process,
+            exclusive=exclusive,
             in_caller=traits.in_caller,
             depth=1 + (parent.job.depth if parent else 0),
             nested=tuple(settings.nested),
-            initializer=self._initializer(settings),
+            initializer=self._initializer(settings, traits),
+            seed=seed,
+            watch_random=seed is None and exclusive and style != "call",
+            inner_threads=settings.inner_threads or DEFAULT_INNER_THREADS,
+            # After the function is packed: that tells which context variables it refers to.
+            context=capture_context(dumps=_wire.dumps, shares_memory=traits.shares_memory),
+            relay=self._relay(settings, traits),
         )
 
-    def _initializer(self, settings: Settings) -> Initializer | None:
+    @staticmethod
+    def _relay(settings: Settings, traits: Traits) -> RelaySettings | None:
+        relay = replace(
+            RelaySettings.of(settings.relay),
+            exclusive=not (traits.concurrent_in_process or traits.in_caller),
+            in_caller=traits.shares_memory,
+        )
+        return relay if relay.relayed else None
+
+    def _initializer(self, settings: Settings, traits: Traits) -> Initializer | bytes | None:
         if settings.initializer is None:
             return None
-        return Initializer(key=self._key, fn=settings.initializer, args=tuple(settings.initargs))
+        initializer = Initializer(key=self._key, fn=settings.initializer, args=tuple(settings.initargs))
+        if traits.shares_memory:
+            return initializer
+        try:
+            return _wire.dumps(initializer)
+        except SendError as exc:
+            raise SendError(f"the initializer: {exc}") from exc
 
     def options(self, **settings: Any) -> PoolExecutor:
         """A view of this executor with other settings: the same workers, nothing started, a microsecond.

@@ -34,6 +34,9 @@ __all__ = [
     "spec_options",
 ]
 
+ARGUMENT = "argument"
+"""The source of what stands in the very call that asks."""
+
 PREFIX = "ANYPOOL_"
 
 # name, +scheme, ://location, ?options: each but the name may be missing
@@ -45,6 +48,11 @@ _URL = re.compile(
 _TRANSPORTS: Mapping[str, str] = MappingProxyType(
     {"tcp": "dask", "tls": "dask", "ucx": "dask", "ws": "dask", "wss": "dask"}
 )
+
+
+def from_source(source: str) -> str:
+    """Return ``", from ..."`` for an error; nothing for what stands in the very call that raises it."""
+    return "" if source == ARGUMENT else f", from {source}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +118,7 @@ def read_spec(written: Any, source: str) -> Spec:
         return Spec(name=name, written=written, source=source, target=cast("Backend", written))
     raise ConfigError(
         f"a backend is a name, a URL, a mapping with the key 'backend', a Backend or its class, "
-        f"not {written!r} ({type(written).__name__}), from {source}"
+        f"not {written!r} ({type(written).__name__}){from_source(source)}"
     )
 
 
@@ -123,7 +131,7 @@ def _read_url(written: str, source: str) -> Spec:
         location = f"{match['scheme']}://{location}"
     elif match["scheme"]:
         raise ConfigError(
-            f"{written!r} has a '+{match['scheme']}' but no location after '://', from {source}"
+            f"{written!r} has a '+{match['scheme']}' but no location after '://'{from_source(source)}"
         )
     elif name in _TRANSPORTS and location:
         name, location = _TRANSPORTS[name], f"{name}://{location}"
@@ -140,11 +148,11 @@ def _read_query(query: str, source: str) -> tuple[tuple[str, str], ...]:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
     except ValueError as exc:
         raise ConfigError(
-            f"options {query!r} are not of the form 'name=value&name=value', from {source}"
+            f"options {query!r} are not of the form 'name=value&name=value'{from_source(source)}"
         ) from exc
     twice = [key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index])]
     if twice:
-        raise ConfigError(f"option {twice[0]!r} is written twice in {query!r}, from {source}")
+        raise ConfigError(f"option {twice[0]!r} is written twice in {query!r}{from_source(source)}")
     return tuple(pairs)
 
 
@@ -165,12 +173,14 @@ def spec_options(spec: Spec, cls: type[Backend]) -> tuple[Said, ...]:
 def _read_location(spec: Spec, cls: type[Backend]) -> Mapping[str, Any]:
     from_url = getattr(cls, "from_url", None)
     if from_url is None:
-        raise ConfigError(f"backend {spec.name!r} takes no location: {spec.written!r}, from {spec.source}")
+        raise ConfigError(
+            f"backend {spec.name!r} takes no location: {spec.written!r}{from_source(spec.source)}"
+        )
     try:
         return cast("Mapping[str, Any]", from_url(spec.location))
     except ValueError as exc:
         raise ConfigError(
-            f"backend {spec.name!r} cannot read its location in {spec.written!r}, from {spec.source}: {exc}"
+            f"backend {spec.name!r} cannot read its location in {spec.written!r}{from_source(spec.source)}: {exc}"
         ) from exc
 
 
@@ -232,8 +242,9 @@ def _place_of(variable: str) -> tuple[str, str | None] | None:
 
 
 def _variable_hint(variable: str) -> str:
-    known = ["ANYPOOL_BACKEND", "ANYPOOL_CONFIG", *(PREFIX + key.upper() for key in GENERAL)]
-    return did_you_mean(variable, known)
+    # The prefix is left out of the comparison: sharing it makes nothing similar.
+    rest = variable.removeprefix(PREFIX)
+    return did_you_mean(rest, ["backend", "config", *GENERAL], spell=lambda key: PREFIX + key.upper())
 
 
 def read_file() -> Level:

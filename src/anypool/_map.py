@@ -208,10 +208,11 @@ class Map:
         with self._lock:
             self._flow.window = _EVERYTHING
             while self._must_finish:
-                self._pump()
-                if not self._out:
+                sent = self._pump()
+                if self._out:
+                    self._absorb(self._arrivals.get())
+                elif not sent:
                     break
-                self._absorb(self._arrivals.get())
         if self._is_dropped:
             self._discard()
 

@@ -13,7 +13,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from typing import Any, Literal, Union
 
 from anypool.errors import ConfigError
@@ -38,13 +38,13 @@ class _UnfitError(ValueError):
     """The value does not fit; the message, if any, says what is wrong inside it."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"`` for the nearest of `known`, or an empty string."""
+def did_you_mean(name: str, known: Iterable[str], *, spell: Callable[[str], str] = str) -> str:
+    """Return ``"; did you mean 'x'?"`` for the nearest of `known`, spelled by `spell`, or an empty string."""
     import difflib
 
     by_lower = {each.lower(): each for each in known}
     near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
-    return f"; did you mean {by_lower[near[0]]!r}?" if near else ""
+    return f"; did you mean {spell(by_lower[near[0]])!r}?" if near else ""
 
 
 def option_types(cls: type) -> dict[str, Any]:
@@ -52,14 +52,7 @@ def option_types(cls: type) -> dict[str, Any]:
 
     An annotation that names something imported only for type checkers cannot be known at run time;
     such an option takes any value.
-
-    Raises
-    ------
-    ConfigError
-        `cls` is not a dataclass.
     """
-    if not is_dataclass(cls):
-        raise ConfigError(f"{cls.__qualname__} is not a dataclass: a backend's options are its fields")
     public = [field.name for field in fields(cls) if field.init and not field.name.startswith("_")]
     try:
         hints = typing.get_type_hints(cls)

@@ -20,12 +20,13 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
+import pickle
 import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import Any, Final
 
 from anypool import _pool_link, _pool_start
@@ -40,6 +41,9 @@ DEFAULT_PRELOAD: Final = ("anypool._worker", "multiprocessing")
 _START_ATTEMPTS: Final = 3
 _LEAVES_WITHIN: Final = 5.0
 """Seconds that a worker has for its exit handlers before it is terminated."""
+
+_CALLS_KEPT: Final = 16
+"""Pickled functions that are kept; one in practice."""
 
 _DIES_WITHIN: Final = 2.0
 _LAST_WORDS: Final = 4096
@@ -81,9 +85,13 @@ class _Task(Future[Any]):
     def cancel(self) -> bool:
         """Cancel the call unless it has begun; True means that it never runs."""
         if self.pool.withdraw(self):
-            super().cancel()
-            self.set_running_or_notify_cancel()
+            self.settle_cancelled()
         return self.withdrawn or self.cancelled()
+
+    def settle_cancelled(self) -> None:
+        """Be cancelled, and tell who waits: `concurrent.futures.wait` ignores a future that is only marked."""
+        super().cancel()
+        self.set_running_or_notify_cancel()
 
     def begin(self) -> None:
         if not self.running():
@@ -103,11 +111,12 @@ class _Slot:
         self.link: Link | None = None
         self.process: WorkerProcess | None = None
         self.ready = False
-        self.doomed = False
+        self.doomed = False  # its worker is being killed, and gets nothing more
         self.running: _Task | None = None
         self.ahead: _Task | None = None
         self.leaving = threading.Event()
         self.thread: threading.Thread | None = None
+        self.fault: Any = None  # the file that holds the worker's last words
 
     def tasks(self) -> list[_Task]:
         return [task for task in (self.running, self.ahead) if task is not None]
@@ -153,11 +162,12 @@ class LocalPool:
         self._starter = make_starter(start_method, preload, self._environment)
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
-        self._calls: dict[Any, bytes] = {}
+        self._calls: dict[FunctionType, bytes] = {}
         self._queue: deque[_Task] = deque()
         self._idle: list[_Slot] = []
         self._hungry: dict[_Slot, None] = {}  # busy, with nothing sent ahead; a dict, for its order
         self._stopping = False
+        self._cancelling = False
         self._forked = False
         self._failure: WorkerDied | None = None
         self._slots = [_Slot(f"{name}-{index + 1}") for index in range(size)]
@@ -235,11 +245,15 @@ class LocalPool:
         self._refuse_if_forked()
         with self._lock:
             self._stopping = True
+            self._cancelling = self._cancelling or cancel
             withdrawn = self._withdraw_all() if cancel else []
             for slot in self._slots:
                 self._dismiss(slot, cancel=cancel)
         for task in withdrawn:
-            task.cancel()
+            if task.running():  # it was on its way to a worker that had not come to it
+                task.set_exception(WorkerDied("the pool was stopped before a worker began this call"))
+            else:
+                task.settle_cancelled()
         for slot in self._slots:
             if slot.thread is not threading.current_thread():
                 _see_off(slot)
@@ -249,13 +263,13 @@ class LocalPool:
         if self._forked:
             return False
         with self._lock:
-            if task.withdrawn or task.done():
+            if task.withdrawn or task.running() or task.done():
                 return False
             bodies: list[tuple[Link, Outgoing]] = []
             slot = task.slot
             if task.queued:
                 task.queued = False  # it stays in the queue as a shell, as removal would be a search
-            elif slot is not None and slot.ahead is task and not task.running() and self._take_back(slot):
+            elif slot is not None and slot.ahead is task and self._take_back(slot):
                 bodies = self._feed_idle()
             else:
                 return False
@@ -270,10 +284,12 @@ class LocalPool:
             raise RuntimeError("this pool belongs to the parent of this forked process; start one of your own here")
 
     def _pickled(self, call: Callable[[Any], Any]) -> bytes:
+        if not isinstance(call, FunctionType):
+            return pickle.dumps(call, protocol=5)  # an object may have changed since it was pickled last
         pickled = self._calls.get(call)
         if pickled is None:
-            pickled = bytes(encode(call)[0])
-            if len(self._calls) >= 16:  # one in practice; a bound for who submits lambdas
+            pickled = pickle.dumps(call, protocol=5)
+            if len(self._calls) >= _CALLS_KEPT:
                 self._calls.clear()
             self._calls[call] = pickled
         return pickled
@@ -405,10 +421,11 @@ class LocalPool:
         self._queue.clear()
         for slot in self._slots:
             task = slot.ahead
-            if task is not None and self._take_back(slot) and not task.running():
+            if task is not None and self._take_back(slot):
                 tasks.append(task)
         for task in tasks:
             task.queued = False
+            task.withdrawn = not task.running()
         return tasks
 
     def _dismiss(self, slot: _Slot, *, cancel: bool) -> None:
@@ -426,15 +443,217 @@ class LocalPool:
 
     def _serve(self, slot: _Slot) -> None:
         failures = 0
+        died: WorkerDied | None = None
         try:
             while failures < _START_ATTEMPTS and self._is_wanted(slot):
-                error = self._live(slot)
+                error: OSError | None = None
+                try:
+                    error = self._live(slot)
+                finally:
+                    died = self._bury(slot, error)
                 failures = 0 if slot.ready else failures + 1
-                self._bury(slot, error)
         finally:
-            self._leave(slot, failures)
+            self._leave(slot, died)
 
     def _is_wanted(self, slot: _Slot) -> bool:
         with self._lock:
             slot.ready = slot.doomed = False
             return not self._stopping or self._head() is not None
+
+    def _live(self, slot: _Slot) -> OSError | None:
+        """Start a worker and serve it until it is gone; return what kept it from starting."""
+        try:
+            slot.link = link = Link(datagrams=_pool_link.HAS_DATAGRAMS)
+            slot.fault = _pool_start.fault_file()
+            process = self._starter.start(link, slot.fault.fileno())
+            link.close_child_fds()
+        except OSError as exc:
+            return exc
+        with self._lock:
+            slot.process = process
+            if slot.doomed:
+                process.signal(kill=True)
+        if not link.send_start(_pool_start.start_message(slot.name, self._environment)) or link.receive() is None:
+            return None
+        with self._lock:
+            slot.ready = True
+            bodies = [] if slot.doomed else self._find_work(slot)
+        _send_bodies(bodies)
+        while (message := link.receive()) is not None:
+            with self._lock:
+                done, bodies = self._finish(slot, message.number)
+            _send_bodies(bodies)
+            if done is not None:
+                _settle(done, message)
+            del done, message, bodies  # results must not stay while this thread waits
+        return None
+
+    def _bury(self, slot: _Slot, error: OSError | None) -> WorkerDied:
+        """Wait for the end of a worker, fail what it had begun and give back what it had not."""
+        process, link = slot.process, slot.link
+        if process is not None and not process.wait(_DIES_WITHIN):
+            process.signal(kill=True)  # it lives, but has closed its descriptors
+            process.wait(_DIES_WITHIN)
+        died = _post_mortem(slot, error)
+        with self._lock:
+            lost = self._clear(slot)
+            bodies = self._feed_idle()
+        if link is not None:
+            link.close()
+        if process is not None:
+            process.close()
+        if slot.fault is not None:
+            slot.fault.close()
+        slot.fault = None
+        for task in lost:
+            task.set_exception(died)
+        _send_bodies(bodies)
+        return died
+
+    def _clear(self, slot: _Slot) -> list[_Task]:
+        """Forget the worker of `slot`; requeue what it had not begun, return what is lost with it."""
+        if slot in self._idle:
+            self._idle.remove(slot)
+        self._hungry.pop(slot, None)
+        tasks = slot.tasks()
+        drained = slot.link.drain() if slot.link is not None and not slot.leaving.is_set() else set()
+        slot.link = slot.process = slot.running = slot.ahead = None
+        lost = [task for task in tasks if self._cancelling or task.number not in drained]
+        for task in reversed(tasks):
+            task.slot = None
+            if task not in lost:
+                task.queued = True
+                self._queue.appendleft(task)
+        return lost
+
+    def _leave(self, slot: _Slot, died: WorkerDied | None) -> None:
+        """Be the end of a slot's thread; the last one takes down what all share."""
+        slot.leaving.set()
+        with self._lock:
+            self._staffed -= 1
+            if self._staffed:
+                return
+            self._failure = WorkerDied(
+                f"no worker can be started ({_START_ATTEMPTS} in a row ended while starting; what they wrote to "
+                f"standard error says why): {died}",
+                exitcode=None if died is None else died.exitcode,
+                pid=None if died is None else died.pid,
+            )
+            stranded = [task for task in self._queue if not task.withdrawn]
+            self._queue.clear()
+            for task in stranded:
+                task.queued = False
+        self._starter.stop()
+        _pools.discard(self)
+        for task in stranded:
+            task.begin()
+            task.set_exception(self._failure)
+
+    def forget(self) -> None:
+        """Become unusable in a forked child of the process, whose copies of descriptors are closed."""
+        self._forked = True
+        for slot in self._slots:
+            if slot.link is not None:
+                slot.link.close_in_forked_child()
+
+
+def _send_bodies(bodies: Sequence[tuple[Link, Outgoing]]) -> None:
+    for link, message in bodies:
+        link.send_body(message)
+
+
+def _settle(task: _Task, message: Message) -> None:
+    try:
+        result = decode(message.parts)
+        if message.kind == _pool_link.FAILED:
+            error, trace = result
+            error.add_note(f"Raised on the worker, beside the call:\n{trace}")
+            raise error
+    except BaseException as exc:
+        # Whatever it is, this future has it and this thread goes on.
+        task.set_exception(exc)
+    else:
+        task.set_result(result)
+
+
+def _see_off(slot: _Slot) -> None:
+    """Wait for the thread of a slot, which ends after its worker; end a worker that takes too long to leave."""
+    slot.leaving.wait()
+    thread = slot.thread
+    if thread is None:
+        return
+    thread.join(_LEAVES_WITHIN)
+    for kill in (False, True):
+        process = slot.process
+        if thread.is_alive() and process is not None:
+            process.signal(kill=kill)
+            thread.join(_DIES_WITHIN)
+    thread.join()
+
+
+def _post_mortem(slot: _Slot, error: OSError | None) -> WorkerDied:
+    """Say how the worker of `slot` came to its end."""
+    process = slot.process
+    if process is None:
+        died = WorkerDied(f"worker {slot.name} could not be started: {error}")
+        died.__cause__ = error
+        return died
+    end = _describe_end(process.exitcode)
+    words = _last_words(slot)
+    return WorkerDied(
+        f"worker {slot.name} (pid {process.pid}) {end}{words}", exitcode=process.exitcode, pid=process.pid
+    )
+
+
+def _describe_end(code: int | None) -> str:
+    if code is None:
+        return "ended; its exit code is not known"
+    if code >= 0:
+        return f"exited with code {code}"
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = "signal"
+    hint = "; the kernel sends it when memory runs out" if name == "SIGKILL" else ""
+    return f"was ended by {name} ({code}){hint}"
+
+
+def _last_words(slot: _Slot) -> str:
+    """Return what faulthandler wrote in the worker."""
+    file = slot.fault
+    if file is None:
+        return ""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _LAST_WORDS))
+    text = file.read().decode("utf-8", "backslashreplace").strip()
+    return f"\n{text}" if text else ""
+
+
+# State of the process, as it must be: whoever forks it, or forgets to stop a pool, names no pool.
+_pools: set[LocalPool] = set()
+_hooks = threading.Lock()
+_hooked = False
+
+
+def _hook_process() -> None:
+    """Ask to be told of forks and of the end of this process; once, and only when a pool is made."""
+    global _hooked
+    with _hooks:
+        if _hooked:
+            return
+        _hooked = True
+    atexit.register(_stop_pools)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_forget_pools)
+
+
+def _stop_pools() -> None:
+    for pool in list(_pools):
+        pool.stop(cancel=True)
+
+
+def _forget_pools() -> None:
+    for pool in list(_pools):
+        pool.forget()
+    _pools.clear()
+    _pool_start.forget_zygotes()

@@ -32,6 +32,7 @@ from typing import Any, Final, NamedTuple
 __all__ = [
     "DONE",
     "FAILED",
+    "HAS_DATAGRAMS",
     "READY",
     "START",
     "TASK",
@@ -41,6 +42,7 @@ __all__ = [
     "WorkerEnd",
     "decode",
     "encode",
+    "frame",
 ]
 
 TASK: Final = 1
@@ -59,7 +61,7 @@ OUT_OF_BAND: Final = 64 * 1024
 _READ_SIZE: Final = 64 * 1024
 # number of the task, kind, count of parts, bytes that follow on the stream (0: they are in this datagram)
 _HEAD: Final = struct.Struct("<QIIQ")
-_HAS_DATAGRAMS: Final = sys.platform != "win32" and hasattr(socket, "AF_UNIX") and sys.platform != "darwin"
+HAS_DATAGRAMS = sys.platform != "win32" and hasattr(socket, "AF_UNIX") and sys.platform != "darwin"
 
 Buffer = bytes | bytearray | memoryview
 
@@ -201,7 +203,7 @@ class Link:
         The worker's descriptors, for `WorkerEnd`; inherited or sent by whoever starts it, then `close_child_fds`.
     """
 
-    def __init__(self, *, datagrams: bool = _HAS_DATAGRAMS) -> None:
+    def __init__(self, *, datagrams: bool) -> None:
         self.takes_back = datagrams
         self.child_fds: list[int] = []
         self._tasks: socket.socket | None = None
@@ -250,10 +252,14 @@ class Link:
                 # The thread that reads the replies sees the end of the same stream, and decides about the task.
                 return
 
-    def send_start(self, message: Outgoing) -> None:
-        """Send the first message, which is not a task."""
+    def send_start(self, message: Outgoing) -> bool:
+        """Send the first message, which is not a task; return False if the worker is gone already."""
         with self._writing:
-            self._stream.send((message.datagram, *message.body))
+            try:
+                self._stream.send((message.datagram, *message.body))
+            except (BrokenPipeError, ConnectionResetError):
+                return False
+        return True
 
     def drain(self) -> set[int]:
         """Take back every task that the worker has not begun; return their numbers."""

@@ -320,7 +320,7 @@ class _Packer:
 def _bare_node(exc: BaseException, trouble: BaseException) -> _Node:
     module, qualname = _name_of(type(exc))
     text = f"<{qualname}: packing it raised {_class_name(type(trouble))}>"
-    return _Node(module=module, qualname=qualname, text=text)
+    return _Node(module=module, qualname=qualname, text=text, state={("argument", 0): text})
 
 
 def _get(exc: BaseException, name: str) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from anypool._options import check_option, did_you_mean, load_reference, option_types
@@ -239,7 +239,7 @@ def check_values(
         if key not in declared:
             raise unknown_option(owner, key, declared, source)
         fitting = check_option(key, value, declared[key], owner=owner, source=source)
-        if key in POSITIVE and fitting is not None and fitting < 1:
+        if key in POSITIVE and isinstance(fitting, (int, float)) and fitting < 1:
             raise ConfigError(f"{key} must be greater than 0, not {fitting!r} ({owner}{_written(source)})")
         checked[key] = fitting
     return checked
@@ -296,10 +296,13 @@ def as_backend(name: str, loaded: Any, origin: str) -> type[Backend]:
     MissingExtra
         A module that it `requires` is not installed.
     """
-    if not isinstance(loaded, type) or not all(
-        callable(getattr(loaded, power, None)) for power in ("start", "submit", "stop")
-    ):
+    powers = (getattr(loaded, power, None) for power in ("start", "submit", "stop"))
+    if not isinstance(loaded, type) or not all(map(callable, powers)):
         raise ConfigError(f"backend {name!r}, {origin}, is not a backend class: {loaded!r}")
+    if not is_dataclass(loaded):
+        raise ConfigError(
+            f"backend {name!r}, {origin}, is not a dataclass, whose fields would be its options"
+        )
     taken = [key for key in option_types(loaded) if key in SETTINGS]
     if taken:
         raise ConfigError(

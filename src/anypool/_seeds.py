@@ -20,9 +20,10 @@ from __future__ import annotations
 
 import random as stdlib_random
 import sys
+import warnings
 from _random import Random as _Twister
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ __all__ = [
     "random",
     "rng",
     "seed_globals",
+    "warn_undeclared",
 ]
 
 _ACCEPTED = "seed= takes an integer >= 0, a sequence of them, or a numpy.random.SeedSequence"
@@ -384,6 +386,38 @@ class GlobalWatch:
         fresh: int = numpy_random.MT19937().state["state"]["pos"]
         position: int = numpy_random.get_state(legacy=False)["state"].get("pos", fresh)
         return position != fresh
+
+
+def warn_undeclared(names: Iterable[str]) -> None:
+    """Warn, where the user's code called us, that calls used global generators without `seed=`.
+
+    Parameters
+    ----------
+    names
+        What `GlobalWatch.used` returned.
+
+    Warns
+    -----
+    RuntimeWarning
+        Always: the numbers depend on which worker ran which call.
+    """
+    used = " and ".join(sorted(names))
+    warnings.warn(
+        f"calls drew numbers from the global generator of {used}, but the map had no seed=: the results "
+        "differ from run to run, and workers may repeat each other's numbers. Pass seed= (any integer), "
+        "which seeds each item's own; anypool.rng() in a call is safer still",
+        RuntimeWarning,
+        stacklevel=_frames_to_user(),
+    )
+
+
+def _frames_to_user() -> int:
+    """Return the `stacklevel` at which the caller of this function warns outside of anypool."""
+    package = __name__.partition(".")[0]
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _python_mark() -> object:

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 import contextvars
 import os
+import pickle
+import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -27,8 +29,8 @@ from anypool.errors import SendError
 if TYPE_CHECKING:
     from anypool._chunks import Plan
     from anypool._context import ContextSnapshot
-    from anypool._relay import RelaySettings
-    from anypool._seeds import Seed
+    from anypool._relay import Capture, RelaySettings
+    from anypool._seeds import GlobalWatch, Seed
 
 __all__ = ["Envelope", "Initializer", "Job", "Reply", "Worker", "current_worker", "run"]
 
@@ -53,8 +55,8 @@ class Job:
     ----------
     key : str
         Unique; a worker thread unpacks the job once under it.
-    fn : callable
-        The user's function.
+    fn : callable or bytes
+        The user's function; packed on its way to a worker that shares no memory.
     style : {"one", "star", "call"}
         ``fn(item)``, ``fn(*item)`` or ``fn(*item[0], **item[1])``.
     backend : str
@@ -70,7 +72,7 @@ class Job:
     """
 
     key: str
-    fn: Callable[..., Any]
+    fn: Callable[..., Any] | bytes
     style: Literal["one", "star", "call"]
     backend: str
     keep_going: bool = False
@@ -78,7 +80,7 @@ class Job:
     in_caller: bool = False
     depth: int = 1
     nested: tuple[Any, ...] = ()
-    initializer: Initializer | None = None
+    initializer: Initializer | bytes | None = None
     seed: Seed | None = None
     watch_random: bool = False
     inner_threads: int | None = None
@@ -197,25 +199,18 @@ def _run(envelope: Envelope) -> Reply:
     values: list[Any] = []
     errors: dict[int, BaseException] = {}
     worker = _this_worker(job.backend)
+    assert not isinstance(job.initializer, bytes)
     broken = _initialize(job.initializer)
     if broken is not None:
         return Reply(values, errors, [], 0.0, worker, broken=broken)
+    position = values.__len__
     with ExitStack() as stack:
         context = _enter_context(stack, job)
-        context.run(running.set, Running(job, envelope.start, values.__len__))
-        capture = watch = None
-        if job.relay is not None:
-            from anypool._relay import Capture
-
-            capture = stack.enter_context(Capture(job.relay, values.__len__))
-            capture.bind(context)
-        if job.watch_random:
-            from anypool._seeds import GlobalWatch
-
-            watch = GlobalWatch()
-            watch.start()
+        context.run(running.set, Running(job, envelope.start, position))
+        capture = _enter_capture(stack, job, context, position)
+        call, watch = _enter_randomness(stack, job, context, envelope.start, position)
         started = perf_counter()
-        _run_items(_caller(job, envelope.start, values), envelope, context, values, errors)
+        _run_items(call, envelope, context, values, errors)
         seconds = perf_counter() - started
         used = watch.used() if watch is not None else ()
     events = capture.events if capture is not None else []
@@ -223,7 +218,8 @@ def _run(envelope: Envelope) -> Reply:
 
 
 def _enter_context(stack: ExitStack, job: Job) -> contextvars.Context:
-    if job.inner_threads is not None:
+    """The context that each call gets a copy of."""
+    if job.inner_threads is not None and not _threads_are_limited(job.inner_threads):
         from anypool._cpus import limit_inner_threads
 
         stack.enter_context(limit_inner_threads(job.inner_threads))
@@ -231,29 +227,56 @@ def _enter_context(stack: ExitStack, job: Job) -> contextvars.Context:
         return contextvars.copy_context() if job.in_caller else contextvars.Context()
     from anypool._context import apply
 
-    return stack.enter_context(apply(job.context, exclusive=job.exclusive, in_caller=job.in_caller))
+    snapshot = apply(job.context, exclusive=job.exclusive, in_caller=job.in_caller, loads=_wire.loads)
+    return stack.enter_context(snapshot)
 
 
-def _caller(job: Job, start: int, values: list[Any]) -> Callable[[Any], Any]:
-    """The function of one item."""
+def _enter_capture(
+    stack: ExitStack, job: Job, context: contextvars.Context, position: Callable[[], int]
+) -> Capture | None:
+    if job.relay is None:
+        return None
+    from anypool._relay import Capture
+
+    capture = stack.enter_context(Capture(job.relay, position))
+    capture.bind(context)
+    return capture
+
+
+def _enter_randomness(
+    stack: ExitStack, job: Job, context: contextvars.Context, start: int, position: Callable[[], int]
+) -> tuple[Callable[[Any], Any], GlobalWatch | None]:
+    """The function of one item, seeded if a seed was given; else the watch over undeclared use."""
+    from anypool import _seeds
+
+    call, seed = _by_style(job), job.seed
+    if seed is None:
+        context.run(_seeds.enter_call, None, 0)
+        if not job.watch_random:
+            return call, None
+        watch = _seeds.GlobalWatch()
+        watch.start()
+        return call, watch
+    seeds = stack.enter_context(_seeds.GlobalSeeds(seed)) if job.exclusive else None
+
+    def seeded(item: Any) -> Any:
+        index = start + position()
+        _seeds.enter_call(seed, index)
+        if seeds is not None:
+            seeds.start(index)
+        return call(item)
+
+    return seeded, None
+
+
+def _by_style(job: Job) -> Callable[[Any], Any]:
     fn = job.fn
-    call: Callable[[Any], Any]
+    assert not isinstance(fn, bytes)
     if job.style == "one":
-        call = fn
-    elif job.style == "star":
-
-        def call(item: Any) -> Any:
-            return fn(*item)
-    else:
-
-        def call(item: Any) -> Any:
-            return fn(*item[0], **item[1])
-
-    if job.seed is None:
-        return call
-    from anypool._seeds import seeded
-
-    return seeded(call, job.seed, lambda: start + len(values), seeds_globals=job.exclusive)
+        return fn
+    if job.style == "star":
+        return lambda item: fn(*item)
+    return lambda item: fn(*item[0], **item[1])
 
 
 def _run_items(
@@ -269,7 +292,7 @@ def _run_items(
     """
     items: Iterator[Any] = iter(envelope.items)
     length = envelope.length
-    copy, append = context.copy, values.append
+    copy, append = _copier(context), values.append
     look_every = length if envelope.budget is None else envelope.look_every
     deadline = perf_counter() + (envelope.budget or 0.0)
     while len(values) < length:
@@ -284,6 +307,15 @@ def _run_items(
                 return
         if envelope.budget is not None and perf_counter() > deadline:
             return
+
+
+def _copier(context: contextvars.Context) -> Callable[[], contextvars.Context]:
+    """What makes the context of one call; a `decimal.Context` in it is mutable, and must be copied too."""
+    if "decimal" in sys.modules and any(var.name == "decimal_context" for var in context):
+        from anypool._context import isolated
+
+        return lambda: isolated(context)
+    return context.copy
 
 
 def _without_our_frames(exc: BaseException) -> BaseException:
@@ -321,6 +353,25 @@ def _initialize(initializer: Initializer | None) -> BaseException | None:
     return _state.initialized[initializer.key]
 
 
+_limited_to: int | None = None  # set before this process loaded anything that counts threads
+
+
+def _limit_threads_before_imports(threads: int | None) -> None:
+    """In a process of the pool's own: BLAS and OpenMP read their number when they are loaded, with the function."""
+    global _limited_to
+    if threads is None or threads == _limited_to:
+        return
+    from anypool._cpus import inner_thread_environment
+
+    os.environ.update(inner_thread_environment(threads))
+    if "numpy" not in sys.modules and "scipy" not in sys.modules and "torch" not in sys.modules:
+        _limited_to = threads
+
+
+def _threads_are_limited(threads: int) -> bool:
+    return _limited_to == threads
+
+
 _host: str | None = None
 
 
@@ -335,40 +386,24 @@ def _this_worker(backend: str) -> Worker:
 
 # --- packed: what travels where memory is not shared --------------------------------------------------
 #
-# envelope: (backend, job key, job bytes, start, column, length, budget, look_every)
+# envelope: (backend, job key, job bytes, start, column, length, budget, look_every, inner threads to set)
 # reply:    (column, {offset: Raised}, events, seconds, worker fields, random_used, Raised or None)
 # Plain tuples of bytes, str and numbers: any native pool's pickler takes them, and none looks inside.
 
 
 def pack_job(job: Job) -> bytes:
-    """`job` as bytes.
-
-    Raises
-    ------
-    SendError
-        Its function, or its initializer, cannot be sent.
-    """
-    import pickle
-
-    fn = _wire.dumps(job.fn)
-    try:
-        initializer = None if job.initializer is None else _wire.dumps(job.initializer)
-    except SendError as exc:
-        raise SendError(f"the initializer: {exc}") from exc
-    return pickle.dumps((fn, initializer, replace(job, fn=_no_function, initializer=None)), _wire.PROTOCOL)
+    """`job`, whose function and initializer are packed, as bytes."""
+    return pickle.dumps(job, _wire.PROTOCOL)
 
 
 def _unpack_job(data: bytes) -> Job:
-    fn, initializer, job = _wire.loads(data)
+    job: Job = pickle.loads(data)
+    initializer = job.initializer
     return replace(
         job,
-        fn=_wire.loads(fn),
-        initializer=None if initializer is None else _wire.loads(initializer),
+        fn=_wire.loads(job.fn) if isinstance(job.fn, bytes) else job.fn,
+        initializer=_wire.loads(initializer) if isinstance(initializer, bytes) else initializer,
     )
-
-
-def _no_function() -> None:
-    """Stands in a job for the function, which travels beside it."""
 
 
 def pack(job: Job, job_bytes: bytes, start: int, items: Sequence[Any], plan: Plan | None = None) -> tuple[Any, ...]:
@@ -380,7 +415,8 @@ def pack(job: Job, job_bytes: bytes, start: int, items: Sequence[Any], plan: Pla
     column = _wire.pack_column(items, refuse)
     packed_column = (column.whole, column.each)
     budget, look_every = (plan.budget, plan.look_every) if plan else (None, 1)
-    return (job.backend, job.key, job_bytes, start, packed_column, len(items), budget, look_every)
+    threads = None if job.in_caller or not job.exclusive else job.inner_threads
+    return (job.backend, job.key, job_bytes, start, packed_column, len(items), budget, look_every, threads)
 
 
 def _argument(job: Job, index: int) -> str:
@@ -388,7 +424,8 @@ def _argument(job: Job, index: int) -> str:
 
 
 def _unpack(packed: tuple[Any, ...]) -> Envelope:
-    _, key, job_bytes, start, column, length, budget, look_every = packed
+    _, key, job_bytes, start, column, length, budget, look_every, threads = packed
+    _limit_threads_before_imports(threads)
     jobs = _state.jobs
     job = jobs.get(key)
     if job is None:

@@ -7,10 +7,10 @@
                    ◀──address─── stdout    LocalCluster ── Nanny ─────▶ process, process, ...
                    ──end of file▶ stdin    closes everything
 
-distributed usually keeps the scheduler in the caller's process. There it unpickles what is sent, draws from the
-global `random`, changes `os.environ`, and its workers run the caller's main script again, which fork-bombs a script
-without a guard. None of this reaches the caller from here. The end of `stdin` is also the sign that the caller died,
-however it died, so nothing outlives it.
+distributed usually keeps the scheduler in the caller's process. There it unpickles what is sent, draws from
+the global `random`, changes `os.environ`, and its workers run the caller's main script again, which
+fork-bombs a script without a guard. None of this reaches the caller from here. The end of `stdin` is also the
+sign that the caller died, however it died, so nothing outlives it.
 """
 
 from __future__ import annotations
@@ -168,9 +168,10 @@ def _start(settings: dict[str, Any]) -> tuple[Any, dict[str, str]]:
     import dask
 
     dask.config.set(CLUSTER_CONFIG)
-    from distributed import LocalCluster
+    import distributed
 
-    cluster = LocalCluster(
+    local_cluster: Any = distributed.LocalCluster
+    cluster = local_cluster(
         host="127.0.0.1",
         dashboard_address=None,
         memory_limit=0,

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import logging
 import pickle
+import shutil
+import tempfile
 import threading
 import uuid
 from collections import deque
@@ -34,8 +37,9 @@ _VERSION = "getattr(__import__('anypool'), '__version__', None)"
 class _Run:
     """Pickles as the call itself: to unpickle it is to run it.
 
-    Dask's scheduler unpickles tasks, traverses their arguments and replaces those that equal a key. So a task is
-    `pickle.loads(bytes)`: the scheduler meets a builtin and bytes, and needs neither anypool nor what the user sent.
+    Dask's scheduler unpickles tasks, traverses their arguments and replaces those that equal a key. So a task
+    is `pickle.loads(bytes)`: the scheduler meets a builtin and bytes, and needs neither anypool nor what the
+    user sent.
     """
 
     def __init__(self, call: Callable[[Any], Any], payload: Any) -> None:
@@ -52,9 +56,9 @@ class Dask:
     Parameters
     ----------
     max_workers : int, optional
-        Worker processes of a local cluster, or what `cluster.scale` gets where `cluster` is a name. For clusters
-        that run already, an upper bound to the number of workers reported. Default: the CPUs that this process may
-        use; for other clusters, all that they have.
+        Worker processes of a local cluster, or what `cluster.scale` gets where `cluster` is a name. For
+        clusters that run already, an upper bound to the number of workers reported. Default: the CPUs that
+        this process may use; for other clusters, all that they have.
     threads_per_worker : int
         Calls that one worker of a local cluster runs at the same time.
     processes : bool
@@ -160,6 +164,8 @@ class Dask:
             if self.max_workers is not None:
                 made.scale(self.max_workers)
             return made
+        folder = tempfile.mkdtemp(prefix="anypool-dask-")
+        self._closers.append(lambda _: shutil.rmtree(folder, ignore_errors=True))
         with dask.config.set(CLUSTER_CONFIG):
             return distributed.LocalCluster(
                 processes=False,
@@ -167,6 +173,8 @@ class Dask:
                 threads_per_worker=self.threads_per_worker,
                 dashboard_address=None,
                 memory_limit=0,
+                local_directory=folder,
+                silence_logs=logging.CRITICAL,
             )
 
     def _own_client(self, distributed: Any, target: Any) -> None:
@@ -183,8 +191,8 @@ class Dask:
                 raise StartError(f"no Dask scheduler answered at {where} within {self.timeout:g} s") from exc
         self._closers.append(lambda _: client.close())
         self._client = client
-        # It would hold a call back for up to 10 ms, to send it together with others; ours do not come in crowds.
-        stream = getattr(client, "scheduler_comm", None)
+        # It would hold a call back for up to 10 ms, to send others with it; ours do not come in crowds.
+        stream: Any = getattr(client, "scheduler_comm", None)
         if hasattr(stream, "interval"):
             stream.interval = 0
 
@@ -193,8 +201,8 @@ class Dask:
         try:
             self._client.wait_for_workers(1, timeout=self.timeout)
         except (OSError, TimeoutError) as exc:
-            raise StartError(f"the Dask scheduler at {where} had no worker within {self.timeout:g} s") from exc
-        threads = sum(self._client.nthreads().values())
+            raise StartError(f"the Dask scheduler at {where} had no worker in {self.timeout:g} s") from exc
+        threads: int = sum(self._client.nthreads().values())
         return min(threads, self.max_workers) if self.max_workers and not self._is_local() else threads
 
     def _check_versions(self) -> None:
@@ -226,7 +234,7 @@ class Dask:
             loses_only_running=True,
             stops_running_calls=local and self.processes,
             starts_processes=local,
-            lost=(KilledWorker, SchedulerGone),
+            lost=(KilledWorker, SchedulerLostError),
         )
 
     def submit(self, call: Callable[[Any], Any], payload: Any, /) -> Future[Any]:
@@ -265,7 +273,8 @@ class Dask:
 
     async def _bring_home(self, native: Any, future: Future[Any]) -> None:
         """Wait for the task and fetch its result, on the client's loop: no thread has to wake up for it."""
-        value, error = None, None
+        value: Any = None
+        error: Exception | None = None
         try:
             try:
                 await native.exception()
@@ -273,7 +282,7 @@ class Dask:
                 self._send_next()  # its thread is free now: the next call need not wait for the fetch
             value = await self._client.gather(native, asynchronous=True)
         except asyncio.CancelledError:
-            error = SchedulerGone("Dask forgot the call: its scheduler, or the connection to it, is gone")
+            error = SchedulerLostError("Dask forgot the call: its scheduler, or the connection to it, is gone")
         except Exception as exc:
             error = exc
         native.release()
@@ -304,7 +313,7 @@ class Dask:
                 self._closers.pop()(cancel)
 
 
-class SchedulerGone(ConnectionError):
+class SchedulerLostError(ConnectionError):
     """The scheduler, or the connection to it, is gone, and with it every call that Dask had."""
 
 

@@ -1,0 +1,151 @@
+"""What is under test, and the fixtures that every clause shares."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from anypool._executor import PoolExecutor, get_executor
+from anypool.backend import Traits
+from anypool.testing._clauses import FEATURES, unmet
+from anypool.testing._effects import LIMIT
+
+__all__ = ["Subject", "SubjectFixtures", "end"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Subject:
+    """An executor under test.
+
+    Parameters
+    ----------
+    name : str
+        For people: the name of the backend, or of the executor's class.
+    traits : Traits
+        What it says that it is like; of a foreign executor, what it is believed to be.
+    features : frozenset of str
+        What it offers beyond the `concurrent.futures` interface: names of `FEATURES`.
+    workers : int
+        How many calls run at once.
+    """
+
+    name: str
+    traits: Traits
+    features: frozenset[str]
+    workers: int
+
+    @property
+    def is_parallel(self) -> bool:
+        """Whether one call may wait for another."""
+        return self.workers > 1 and not self.traits.synchronous
+
+
+def end(executor: Any) -> None:
+    """Shut `executor` down, cancelling what has not begun; fail if that does not end within the limit.
+
+    In a thread, since a backend that is broken must not stop the run of the tests.
+    """
+    errors: list[BaseException] = []
+
+    def shut_down() -> None:
+        try:
+            executor.shutdown(wait=True, cancel_futures=True)
+        except BaseException as exc:
+            errors.append(exc)
+
+    thread = threading.Thread(target=shut_down, name="ending an executor under test", daemon=True)
+    thread.start()
+    thread.join(LIMIT)
+    if thread.is_alive():
+        pytest.fail(f"{executor!r} did not shut down within {LIMIT} s")
+    if errors:
+        raise errors[0]
+
+
+class SubjectFixtures:
+    """The hooks for authors, and the fixtures made from them.
+
+    Attributes
+    ----------
+    backend : name, URL, mapping, backend or backend class
+        Anything that `anypool.get_executor` takes.
+    options : mapping
+        Options for it.
+    traits : Traits or None
+        None asks the executor. A foreign executor is believed to be what this says.
+    features : collection of str or None
+        What of `FEATURES` is offered. None: all by an executor of anypool's, none by a foreign one.
+    """
+
+    backend: ClassVar[Any] = None
+    options: ClassVar[Mapping[str, Any]] = {}
+    traits: ClassVar[Traits | None] = None
+    features: ClassVar[Collection[str] | None] = None
+
+    @classmethod
+    def make_executor(cls, **options: Any) -> Any:
+        """A new executor; override for what `get_executor` cannot make, such as a foreign executor."""
+        return get_executor(cls.backend, **{**cls.options, **options})
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def executor(cls) -> Iterator[Any]:
+        """The executor that the tests of a class share. Tests that end or break one take `fresh_executor`."""
+        executor = cls.make_executor()
+        try:
+            yield executor
+        finally:
+            end(executor)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def subject(cls, executor: Any) -> Subject:
+        """What is under test."""
+        is_ours = isinstance(executor, PoolExecutor)
+        traits = cls.traits
+        if traits is None:
+            traits = executor.traits if is_ours else Traits()
+        features = cls.features
+        if features is None:
+            features = FEATURES if is_ours else ()
+        return Subject(
+            name=executor.backend if is_ours else type(executor).__qualname__,
+            traits=traits,
+            features=frozenset(features),
+            workers=getattr(executor, "_max_workers", 1),
+        )
+
+    @pytest.fixture(autouse=True)
+    def _only_what_is_offered(self, request: pytest.FixtureRequest, subject: Subject) -> None:
+        why_not = unmet(request.function, subject.traits, subject.features)
+        if why_not is not None:
+            pytest.skip(why_not)
+
+    @pytest.fixture
+    def make_fresh(self) -> Iterator[Callable[..., Any]]:
+        """Makes executors of the test's own, with more options; they are shut down after it."""
+        made: list[Any] = []
+
+        def make(**options: Any) -> Any:
+            executor = self.make_executor(**options)
+            made.append(executor)
+            return executor
+
+        yield make
+        for executor in made:
+            end(executor)
+
+    @pytest.fixture
+    def fresh_executor(self, make_fresh: Callable[..., Any]) -> Any:
+        """An executor of the test's own."""
+        return make_fresh()
+
+    @pytest.fixture
+    def place(self, tmp_path: Path) -> Path:
+        """A directory that the test and its calls see. Override where workers see another file system."""
+        return tmp_path
