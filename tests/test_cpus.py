@@ -8,9 +8,8 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -379,35 +378,37 @@ def test_limits_of_threads_that_overlap_are_put_back_by_the_last(libraries: list
     assert numbers(libraries) == [8, 6]
 
 
-def switching_to_another_thread(method: Callable[..., None]) -> Callable[..., None]:
-    def slow(library: Library, number: int) -> None:
-        time.sleep(0)  # gives up the interpreter: the most that a race can be provoked
-        method(library, number)
-        time.sleep(0)
-
-    return slow
-
-
-def test_threads_that_come_and_go_are_always_limited_and_leave_no_limit_behind(
+def test_a_block_that_begins_while_the_last_one_ends_is_limited(
     libraries: list[Library], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Library, "set_num_threads", switching_to_another_thread(Library.set_num_threads))
-    barrier = threading.Barrier(2)  # two only: so that "the last block ends" comes often
-    wrong: list[list[int]] = []
+    ends, began = threading.Event(), threading.Event()
+    seen: list[list[int]] = []
+    set_number = Library.set_num_threads
 
-    def work() -> None:
-        barrier.wait(30)
-        for _ in range(200):
-            with limit_inner_threads(1):
-                if numbers(libraries) != [1, 1]:
-                    wrong.append(numbers(libraries))
+    def other() -> None:
+        assert ends.wait(30)
+        with limit_inner_threads(1):
+            began.set()
+            thread_that_ends.join(30)
+            seen.append(numbers(libraries))
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    for thread in threads:
+    def end() -> None:
+        with limit_inner_threads(1):
+            monkeypatch.setattr(Library, "set_num_threads", set_slowly)
+
+    def set_slowly(library: Library, number: int) -> None:
+        if number == 8 and not ends.is_set():
+            ends.set()
+            began.wait(0.2)  # in vain where the other waits for its turn, as it must
+        set_number(library, number)
+
+    thread_that_ends = threading.Thread(target=end)
+    thread_that_begins = threading.Thread(target=other)
+    for thread in (thread_that_ends, thread_that_begins):
         thread.start()
-    for thread in threads:
-        thread.join(50)
-    assert wrong == []
+    for thread in (thread_that_ends, thread_that_begins):
+        thread.join(30)
+    assert seen == [[1, 1]]
     assert numbers(libraries) == [8, 6]
     limiter = _cpus._limiter()
     assert not limiter._wanted

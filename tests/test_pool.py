@@ -23,7 +23,11 @@ from anypool import _pool_link
 from anypool._pool import LocalPool, WorkerDied
 from anypool.backends.processes import Processes
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="the tests hold calls at FIFOs")
+pytestmark = [
+    pytest.mark.skipif(sys.platform == "win32", reason="the tests hold calls at FIFOs"),
+    # pytest-timeout has a thread of its own
+    pytest.mark.filterwarnings("ignore:start_method='fork' while other threads:RuntimeWarning"),
+]
 
 METHODS = ["forkserver", "spawn", "fork"]
 LIMIT = 20.0

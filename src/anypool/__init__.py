@@ -22,6 +22,9 @@ _HOMES = {
     "backend_names": "_registry",
     "register_backend": "_registry",
     "available_cpus": "_cpus",
+    "register_context": "_context",
+    "random": "_seeds",
+    "rng": "_seeds",
     "AnypoolError": "errors",
     "BackendError": "errors",
     "CallTimeout": "errors",
@@ -43,12 +46,15 @@ _HOMES = {
 if TYPE_CHECKING:
     from anypool._config import explain as explain
     from anypool._config import use as use
+    from anypool._context import register_context as register_context
     from anypool._cpus import available_cpus as available_cpus
     from anypool._executor import Executor as Executor
     from anypool._executor import PoolExecutor as PoolExecutor
     from anypool._executor import get_executor as get_executor
     from anypool._registry import backend_names as backend_names
     from anypool._registry import register_backend as register_backend
+    from anypool._seeds import random as random
+    from anypool._seeds import rng as rng
     from anypool._settings import Settings as Settings
     from anypool._worker import Worker as Worker
     from anypool._worker import current_worker as current_worker

@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from anypool.backend import Backend
 
 __all__ = [
-    "change_settings",
     "Choice",
     "Picked",
+    "change_settings",
     "check_block",
     "checked",
     "class_of",

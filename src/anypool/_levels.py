@@ -179,9 +179,8 @@ def _read_location(spec: Spec, cls: type[Backend]) -> Mapping[str, Any]:
     try:
         return cast("Mapping[str, Any]", from_url(spec.location))
     except ValueError as exc:
-        raise ConfigError(
-            f"backend {spec.name!r} cannot read its location in {spec.written!r}{from_source(spec.source)}: {exc}"
-        ) from exc
+        where = f"{spec.written!r}{from_source(spec.source)}"
+        raise ConfigError(f"backend {spec.name!r} cannot read its location in {where}: {exc}") from exc
 
 
 def read_arguments(written: Any, options: Mapping[str, Any], source: str) -> Level:

@@ -14,6 +14,7 @@ import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
+from functools import lru_cache
 from typing import Any, Literal, Union
 
 from anypool.errors import ConfigError
@@ -47,7 +48,8 @@ def did_you_mean(name: str, known: Iterable[str], *, spell: Callable[[str], str]
     return f"; did you mean {spell(by_lower[near[0]])!r}?" if near else ""
 
 
-def option_types(cls: type) -> dict[str, Any]:
+@lru_cache(maxsize=64)  # evaluating annotations was most of the time of choosing a backend
+def option_types(cls: type) -> Mapping[str, Any]:
     """Return the options of a dataclass with their types: its public fields that `__init__` takes.
 
     An annotation that names something imported only for type checkers cannot be known at run time;
@@ -58,7 +60,7 @@ def option_types(cls: type) -> dict[str, Any]:
         hints = typing.get_type_hints(cls)
     except (NameError, AttributeError):
         hints = {name: _hint_alone(cls, name) for name in public}
-    return {name: hints[name] for name in public}
+    return types.MappingProxyType({name: hints[name] for name in public})
 
 
 def _hint_alone(cls: type, name: str) -> Any:

@@ -555,10 +555,13 @@ def _warning_origin(filename: str, lineno: int) -> tuple[str, dict[Any, Any] | N
 
 
 def _unmark(registry: dict[Any, Any] | None, text: str, category: type[Warning], lineno: int) -> None:
-    """Make `warnings` forget that it showed this: it did not, yet."""
+    """Make `warnings` forget that it showed this: it did not, yet.
+
+    The keys are those of CPython's `_warnings.c` (the two-part one) and of its `warnings.py`.
+    """
     if isinstance(registry, dict):
-        registry.pop((text, category, lineno), None)  # "default" and "once"
-        registry.pop((text, category, 0), None)  # "module"
+        for key in ((text, category, lineno), (text, category, 0), (text, category)):
+            registry.pop(key, None)
     default = getattr(warnings, "defaultaction", "default")
     if default == "once" or any(entry[0] == "once" for entry in warnings.filters):
         getattr(warnings, "onceregistry", {}).pop((text, category), None)

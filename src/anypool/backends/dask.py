@@ -137,23 +137,22 @@ class Dask:
         workers = self.max_workers or available_cpus()
         cluster = ClusterProcess(n_workers=workers, threads_per_worker=self.threads_per_worker)
         self._closers.append(lambda cancel: cluster.close(kill=cancel))
-        distributed = _import_distributed()  # while the cluster's process does the same
-        self._own_client(distributed, cluster.address(timeout=_START_WITHIN))
+        _import_distributed()  # while the cluster's process does the same
+        self._connect_to(cluster.address(timeout=_START_WITHIN))
 
     def _connect(self) -> None:
-        distributed = _import_distributed()
         if self.client is not None:
             self._client = self.client
         elif self.address is not None:
-            self._own_client(distributed, self.address)
+            self._connect_to(self.address)
         elif self.cluster is not None and not isinstance(self.cluster, str):
-            self._own_client(distributed, self.cluster)
+            self._new_client(self.cluster)
         else:
-            cluster = self._new_cluster(distributed)
+            cluster = self._new_cluster()
             self._closers.append(lambda _: cluster.close())
-            self._own_client(distributed, cluster)
+            self._new_client(cluster)
 
-    def _new_cluster(self, distributed: Any) -> Any:
+    def _new_cluster(self) -> Any:
         import dask
 
         if self.cluster is not None:
@@ -167,7 +166,7 @@ class Dask:
         folder = tempfile.mkdtemp(prefix="anypool-dask-")
         self._closers.append(lambda _: shutil.rmtree(folder, ignore_errors=True))
         with dask.config.set(CLUSTER_CONFIG):
-            return distributed.LocalCluster(
+            return _import_distributed().LocalCluster(
                 processes=False,
                 n_workers=self.max_workers or available_cpus(),
                 threads_per_worker=self.threads_per_worker,
@@ -177,18 +176,28 @@ class Dask:
                 silence_logs=logging.CRITICAL,
             )
 
-    def _own_client(self, distributed: Any, target: Any) -> None:
+    def _connect_to(self, address: str) -> None:
+        """A client for the scheduler at `address`, with a loop of our own: distributed leaves its one running
+        where no scheduler answers, and makes nothing of an answer that is not a scheduler's.
+        """
+        distributed = _import_distributed()
+        runner = distributed.utils.LoopRunner()
+        runner.start()
+        self._closers.append(lambda _: runner.stop())
+        try:
+            distributed.utils.sync(runner.loop, _knock, address, self.timeout, self.security)
+            self._new_client(address, loop=runner.loop)
+        except Exception as exc:
+            raise StartError(f"no Dask scheduler answered at {address} within {self.timeout:g} s") from exc
+
+    def _new_client(self, target: Any, **options: Any) -> None:
         import dask
 
-        where = target if isinstance(target, str) else getattr(target, "scheduler_address", target)
         # The log of recent messages would keep finished payloads alive.
         with dask.config.set({"distributed.admin.low-level-log-length": 0}):
-            try:
-                client = distributed.Client(
-                    target, timeout=self.timeout, security=self.security, set_as_default=False
-                )
-            except (OSError, TimeoutError) as exc:
-                raise StartError(f"no Dask scheduler answered at {where} within {self.timeout:g} s") from exc
+            client = _import_distributed().Client(
+                target, timeout=self.timeout, security=self.security, set_as_default=False, **options
+            )
         self._closers.append(lambda _: client.close())
         self._client = client
         # It would hold a call back for up to 10 ms, to send others with it; ours do not come in crowds.
@@ -320,6 +329,15 @@ class SchedulerLostError(ConnectionError):
 def _import_distributed() -> Any:
     with _import_lock:
         return importlib.import_module("distributed")
+
+
+async def _knock(address: str, timeout: float, security: Any) -> None:
+    """Connect and shake hands, as a client would."""
+    from distributed.core import connect
+
+    arguments = {} if security is None else security.get_connection_args("client")
+    comm = await connect(address, timeout=timeout, **arguments)
+    await comm.close()
 
 
 def _named(dotted: str) -> Any:

@@ -1,0 +1,140 @@
+"""CPython's own tests of executors, run on anypool's: where the stdlib says what an executor does, so do we.
+
+The tests are not ours and not in this repository. They are taken from where they are installed: from the
+interpreter's own ``test`` package, or from the folder in which Debian's ``libpython3.x-testsuite`` keeps it. Where
+there is neither, this file is skipped. Each of CPython's mixins becomes one class for each backend; what is left
+out is named below, with the reason.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import unittest
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import anypool
+
+_BACKENDS = {
+    "Serial": "serial",
+    "Threads": "threads",
+    "Processes": "processes",
+    "Loky": "loky",
+    "Joblib": "joblib",
+    "Dask": "dask",
+}
+
+# Mixin -> the module that holds it since Python 3.12; before, one module held them all.
+_MIXINS = {
+    "ExecutorTest": "executor",
+    "WaitTests": "test_wait",
+    "AsCompletedTests": "test_as_completed",
+    "ExecutorShutdownTest": "test_shutdown",
+    "InitializerMixin": "test_init",
+    "FailingInitializerMixin": "test_init",
+}
+
+_NAMES_A_STDLIB_CLASS = (
+    "its script imports the executor by its class name from concurrent.futures; "
+    "the same is said of anypool in test_executor_core.py"
+)
+_LEFT_OUT = {
+    "test_interpreter_shutdown": _NAMES_A_STDLIB_CLASS,
+    "test_submit_after_interpreter_shutdown": _NAMES_A_STDLIB_CLASS,
+    "test_hang_gh83386": _NAMES_A_STDLIB_CLASS,
+}
+
+_RUNS_IN_SUBMIT = "the backend runs a call inside `submit`, so that no future of it is ever pending"
+_LEFT_OUT_WHERE_SYNCHRONOUS = dict.fromkeys(
+    [
+        "test_cancel_futures",
+        "test_first_completed",
+        "test_first_completed_some_already_completed",
+        "test_first_exception",
+        "test_first_exception_one_already_failed",
+        "test_first_exception_some_already_complete",
+        "test_future_times_out",
+        "test_map_timeout",
+        "test_timeout",
+    ],
+    _RUNS_IN_SUBMIT,
+)
+
+
+def _debian_folder() -> Path:
+    return Path(f"/usr/lib/python{sys.version_info.major}.{sys.version_info.minor}/test")
+
+
+def _find_tests() -> tuple[str, str | None]:
+    """The name under which CPython's tests can be imported, and the folder to import them from, if any.
+
+    The folder is a place to import top-level modules from, not more of the package ``test``: workers are told
+    of ``sys.path``, and of nothing else.
+    """
+    for name, folder in ("test.test_concurrent_futures", None), ("test_concurrent_futures", str(_debian_folder())):
+        before = list(sys.path)
+        sys.path += [folder] if folder else []
+        try:
+            importlib.import_module(name)
+        except ModuleNotFoundError as exc:
+            if exc.name is None or not name.startswith(exc.name):
+                raise
+        else:
+            return name, folder
+        finally:
+            sys.path[:] = before
+    pytest.skip(
+        f"CPython's test suite is not installed (Debian: libpython3.{sys.version_info.minor}-testsuite)",
+        allow_module_level=True,
+    )
+
+
+_TESTS, _FOLDER = _find_tests()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _workers_find_the_tests() -> Iterator[None]:
+    if _FOLDER is None:
+        yield
+        return
+    sys.path.append(_FOLDER)
+    yield
+    sys.path.remove(_FOLDER)
+
+
+def _take(name: str, module: str) -> Any:
+    tests = importlib.import_module(_TESTS)
+    if not hasattr(tests, "__path__"):
+        return getattr(tests, name)
+    return getattr(importlib.import_module(f"{_TESTS}.{module}"), name)
+
+
+def _executor_type(backend: str) -> Callable[..., anypool.PoolExecutor]:
+    def create(**options: Any) -> anypool.PoolExecutor:
+        return anypool.get_executor(backend, **options)
+
+    return create
+
+
+def _test_class(name: str, mixin: type, backend: str) -> type:
+    body: dict[str, Any] = {
+        "__module__": __name__,
+        "executor_type": staticmethod(_executor_type(backend)),
+    }
+    left_out = _LEFT_OUT | (_LEFT_OUT_WHERE_SYNCHRONOUS if backend == "serial" else {})
+    for test, reason in left_out.items():
+        if hasattr(mixin, test):
+            body[test] = unittest.skip(reason)(getattr(mixin, test))
+    executor_mixin, base = _take("ExecutorMixin", "util"), _take("BaseTestCase", "util")
+    bases = (mixin, base) if issubclass(mixin, executor_mixin) else (mixin, executor_mixin, base)
+    return type(name, bases, body)
+
+
+for _name, _backend in _BACKENDS.items():
+    for _mixin, _module in _MIXINS.items():
+        _class_name = f"Test{_name}{_mixin.removesuffix('Tests').removesuffix('Test').removesuffix('Mixin')}"
+        globals()[_class_name] = _test_class(_class_name, _take(_mixin, _module), _backend)
