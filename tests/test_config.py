@@ -158,9 +158,7 @@ def test_the_strongest_place_that_says_a_thing_wins_and_explain_names_it_and_the
         assert kind_of(choice.sources.get(key, "default")) == expected_source.split()[0]
         assert kind_of(rows[key].source) == expected_source.split()[0]
         assert rows[key].value == expected
-        assert [kind_of(source) for _, source in rows[key].lost] == [
-            place.split()[0] for place, _ in said[1:]
-        ]
+        assert [kind_of(source) for _, source in rows[key].lost] == [place.split()[0] for place, _ in said[1:]]
 
 
 @given(winner=st.sampled_from(BACKENDS), bound=st.dictionaries(st.sampled_from(BACKENDS), st.integers(1, 99)))
@@ -216,6 +214,15 @@ def test_what_a_losing_place_says_of_its_backend_is_not_looked_at(monkeypatch: p
     assert resolve("near").create() == Near()
     with pytest.raises(UnknownBackend, match="no backend 'not-there', from environment ANYPOOL_BACKEND"):
         resolve()
+
+
+def test_an_alias_is_its_backend_wherever_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANYPOOL_PROCESSES_START_METHOD", "spawn")
+    write("anypool.toml", "[multiprocessing]\nmax_workers = 2")
+    for written in ("mp", "process?", {"backend": "mp"}):
+        choice = resolve(written)
+        assert choice.name == "processes"
+        assert choice.options == {"start_method": "spawn", "max_workers": 2}
 
 
 # --- spellings of a backend -------------------------------------------------------------------------
@@ -396,9 +403,7 @@ def test_a_variable_that_cannot_be_converted_is_an_error_that_names_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ANYPOOL_NEAR_SIZE", "big")
-    with pytest.raises(
-        ConfigError, match="'size' must be int, not 'big'.*from environment ANYPOOL_NEAR_SIZE"
-    ):
+    with pytest.raises(ConfigError, match="'size' must be int, not 'big'.*from environment ANYPOOL_NEAR_SIZE"):
         resolve("near")
 
 
@@ -418,9 +423,7 @@ def test_the_nearest_file_is_read_and_a_pyproject_without_the_table_does_not_sto
 
 
 def test_the_table_of_pyproject_is_read_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    write(
-        "pyproject.toml", '[tool.anypool]\nbackend = "near"\nchunksize = 3\n[tool.anypool.near]\nsize = 1\n'
-    )
+    write("pyproject.toml", '[tool.anypool]\nbackend = "near"\nchunksize = 3\n[tool.anypool.near]\nsize = 1\n')
     write("a/x", "")
     assert resolve().sources == {
         "backend": "file pyproject.toml [tool.anypool]",
@@ -439,9 +442,7 @@ def test_anypool_toml_wins_over_pyproject_in_one_directory() -> None:
 def test_a_table_is_used_only_if_its_backend_wins_and_by_its_alias_too() -> None:
     write("anypool.toml", '[distributed]\naddress = "x"\nbogus = 1\n[near]\nsize = 2')
     assert resolve("near").create() == Near(size=2)
-    with pytest.raises(
-        UnknownOption, match=r"'dask' has no option 'bogus', from file anypool.toml \[distributed\]"
-    ):
+    with pytest.raises(UnknownOption, match=r"'dask' has no option 'bogus', from file anypool.toml \[distributed\]"):
         resolve("dask")
 
 
@@ -488,9 +489,7 @@ def test_an_unchanged_file_is_parsed_once() -> None:
 
 def test_a_file_that_cannot_be_read_is_an_error_and_not_silence() -> None:
     Path("anypool.toml").mkdir()
-    with pytest.raises(
-        ConfigError, match=r"anypool\.toml cannot be read: .*ANYPOOL_CONFIG=none reads no file"
-    ):
+    with pytest.raises(ConfigError, match=r"anypool\.toml cannot be read: .*ANYPOOL_CONFIG=none reads no file"):
         resolve()
 
 
@@ -503,9 +502,7 @@ def test_anypool_config_names_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ANYPOOL_CONFIG", "other/pyproject.toml")
     assert resolve().settings.seed == 3
     monkeypatch.setenv("ANYPOOL_CONFIG", "other/none.toml")
-    with pytest.raises(
-        ConfigError, match=r"file other.none\.toml, from environment ANYPOOL_CONFIG, cannot be read"
-    ):
+    with pytest.raises(ConfigError, match=r"file other.none\.toml, from environment ANYPOOL_CONFIG, cannot be read"):
         resolve()
 
 

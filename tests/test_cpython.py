@@ -60,6 +60,7 @@ _LEFT_OUT_WHERE_SYNCHRONOUS = dict.fromkeys(
         "test_future_times_out",
         "test_map_timeout",
         "test_timeout",
+        "test_zero_timeout",
     ],
     _RUNS_IN_SUBMIT,
 )

@@ -272,7 +272,7 @@ def test_text_that_this_stream_cannot_encode_is_escaped() -> None:
     with contextlib.redirect_stdout(io.TextIOWrapper(raw, "ascii", newline="\n")):
         replay(events, worker="w")
         sys.stdout.flush()
-    assert raw.getvalue() == b"snow \\u2603\n"
+        assert raw.getvalue() == b"snow \\u2603\n"
 
 
 def test_a_redirect_inside_a_call_wins() -> None:
@@ -583,6 +583,34 @@ def test_arguments_are_logged_as_they_were_then(settings: RelaySettings, listing
     replay(captured(call, settings), worker="w")
     assert listing.records[0].getMessage() == "then [1]"
     assert str(vars(listing.records[0])["own"]) == "then"
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, HERE])
+@pytest.mark.parametrize("argument", ["text", threading.Lock()])
+def test_arguments_that_do_not_fit_are_the_handlers_to_report(
+    settings: RelaySettings, argument: object, listing: _Listing, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = logging.StreamHandler(sys.stderr)
+    logger = logging.getLogger("relay.test")
+    logger.propagate = False
+    logger.addHandler(stream)
+    try:
+        events = captured(lambda: logger.info("%d", argument), settings)
+        assert capsys.readouterr().err == ""
+        replay(events, worker="w")
+    finally:
+        logger.removeHandler(stream)
+        logger.propagate = True
+    assert "--- Logging error ---" in capsys.readouterr().err
+    assert len(listing.records) == 1
+
+
+def test_a_large_argument_travels_as_the_text_made_from_it(listing: _Listing) -> None:
+    numbers = list(range(100_000))
+    events = captured(lambda: logging.getLogger("relay.test").info("%.5s...", numbers))
+    assert len(pickle.dumps(events)) < 5_000
+    replay(events, worker="w")
+    assert (listing.records[0].getMessage(), listing.records[0].args) == ("[0, 1...", None)
 
 
 def test_a_filter_of_the_callers_logger_applies_once(listing: _Listing) -> None:

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ["die", "echo", "pid", "raise_lookup", "touch", "wait_for"]
+__all__ = ["append", "die", "echo", "pid", "raise_lookup", "start_process", "touch", "wait_for"]
 
 
 def echo(payload: Any) -> Any:
     """The payload itself."""
     return payload
+
+
+def append(payload: bytes) -> None:
+    """Add one letter to a file; appending is atomic."""
+    with Path(os.fsdecode(payload)).open("ab", buffering=0) as file:
+        file.write(b"x")
+
+
+def start_process(payload: Any) -> int | None:  # noqa: ARG001
+    """The exit code of a process that this call starts by `multiprocessing`, which daemons may not."""
+    process = multiprocessing.get_context("spawn").Process(target=os.getpid)
+    process.start()
+    process.join()
+    return process.exitcode
 
 
 def pid(payload: Any) -> int:  # noqa: ARG001 - the contract's calls take one payload

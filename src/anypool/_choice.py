@@ -95,10 +95,12 @@ def decide(levels: Sequence[Level]) -> tuple[Choice, list[tuple[str, str]]]:
 
 
 def winner(levels: Iterable[Level]) -> Spec:
+    """Return the backend of the strongest place that names any, or else the default."""
     return next((level.spec for level in levels if level.spec is not None), DEFAULT)
 
 
 def class_of(spec: Spec) -> type[Backend]:
+    """Return the class of a backend, imported; raises as by `_registry.find`."""
     if spec.target is None:
         return _registry.find(spec.name, source=_foreign(spec.source))
     if isinstance(spec.target, type):
@@ -112,6 +114,13 @@ def declared_by(spec: Spec, cls: type[Backend]) -> dict[str, Any]:
 
 
 def pick(levels: Sequence[Level], spec: Spec, cls: type[Backend], declared: Mapping[str, Any]) -> Picked:
+    """Return what `levels`, strongest first, say to the backend `spec`, whose options and settings are `declared`.
+
+    Raises
+    ------
+    ConfigError
+        A location that the backend cannot read, or options beside a backend object.
+    """
     picked = Picked()
     for level in levels:
         is_beside = level is levels[0] or level.spec is spec
@@ -156,7 +165,13 @@ def _unknown_variable(said: Said, declared: Mapping[str, Any]) -> tuple[str, str
 
 
 def checked(said: Said, backend: str, declared: Mapping[str, Any]) -> Any:
-    """Return the value of what holds, as it is declared."""
+    """Return the value of what holds, as it is declared.
+
+    Raises
+    ------
+    ConfigError
+        It does not fit; `UnknownOption` if nothing of that name is declared.
+    """
     key, source = said.key, _foreign(said.source)
     owner = "the executor" if key in SETTINGS else f"backend {backend!r}"
     sources = {} if source is None else {key: source}

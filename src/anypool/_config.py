@@ -62,9 +62,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _PACKAGE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 # the blocks that are open in this context, innermost first
-_used: contextvars.ContextVar[tuple[tuple[use, Level], ...]] = contextvars.ContextVar(
-    "anypool_use", default=()
-)
+_used: contextvars.ContextVar[tuple[tuple[use, Level], ...]] = contextvars.ContextVar("anypool_use", default=())
 
 
 def resolve(backend: object = None, options: Mapping[str, Any] | None = None) -> Choice:
@@ -154,9 +152,7 @@ class use:  # noqa: N801 - reads as a verb: `with use("loky"):`
         import inspect
 
         if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise TypeError(
-                f"use() cannot decorate the generator {function.__qualname__}; write the block inside it"
-            )
+            raise TypeError(f"use() cannot decorate the generator {function.__qualname__}; write the block inside it")
         if inspect.iscoroutinefunction(function):
 
             @wraps(function)

@@ -781,8 +781,14 @@ class _Process:
         for name, value in environment:
             _set_environment(name, value)
         self._filters_before = cast("list[Any]", warnings.filters)
-        self._filters = [*self._added, *prepared.filters]
-        if warnings.filters != self._filters:
+        # What the caller has too is as strong as it is there.
+        added = [entry for entry in self._added if entry not in prepared.filters]
+        self._filters = [*added, *prepared.filters]
+        if warnings.filters == self._filters:
+            # The same tuples, not equal ones: then the comparisons of the next chunk are quick.
+            self._filters = self._filters_before.copy()
+            prepared.filters = self._filters[len(added) :]
+        else:
             _set_filters(self._filters.copy())
         mark = _levels_mark()
         if prepared.mark is not mark:

@@ -13,8 +13,10 @@ and a cluster is not flooded.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
@@ -67,10 +69,18 @@ class Dispatcher:
 
     Thread-safe. One for an executor and its views. Its lock is re-entrant because the garbage collector may
     close a map, or an executor, inside any allocation.
+
+    Parameters
+    ----------
+    backend : Backend
+        Not started yet.
+    at_end : callable, optional
+        Called whenever a shutdown has ended, whoever asked for it: the program, the collector, the interpreter.
     """
 
-    def __init__(self, backend: Backend) -> None:
+    def __init__(self, backend: Backend, *, at_end: Callable[[], object] = lambda: None) -> None:
         self.backend = backend
+        self._at_end = at_end
         self.broken: InitializerFailed | None = None
         self.is_closed = False
         self._lock = threading.RLock()
@@ -83,7 +93,8 @@ class Dispatcher:
         self._outstanding: set[Task] = set()
         self._maps: dict[OpenMap, None] = {}
         self._slots = 0
-        self._is_stopped = False
+        self._is_over = False  # nothing more is sent ...
+        self._is_stopped = False  # ... and the backend is gone
         self._pid = os.getpid()
 
     # --- life -----------------------------------------------------------------------------------------
@@ -155,7 +166,7 @@ class Dispatcher:
             The pool is gone, so that the rest of an input cannot be run; or in a forked child.
         """
         self.check_process()
-        if self._is_stopped:
+        if self._is_over:
             raise ExecutorClosed(
                 "the executor was shut down before this map was exhausted, and its input has no known length "
                 "(or a buffersize), so the rest was not run; consume the results before leaving the executor"
@@ -170,23 +181,40 @@ class Dispatcher:
             self._cancel_queued()
         if wait:
             self._finish(stop_running=stop_running)
-        elif self._started is not None:
+        elif not self._is_stopped and (self._started is not None or self._start_lock.locked()):
             # A thread of its own: this may be a thread of the pool, which stop() joins, or the garbage collector.
             threading.Thread(target=self._finish, name="anypool-shutdown").start()
 
     def _finish(self, *, stop_running: bool = False) -> None:
-        can_stop_running = self._started is not None and self._started[1].stops_running_calls
-        if not (stop_running and can_stop_running):
-            for each in list(self._maps):
-                each.finish()
-            with self._idle:
+        with self._start_lock:  # a start that is under way in another thread ends first, and none begins after it
+            started = self._started
+        must_wait = not (stop_running and started is not None and started[1].stops_running_calls)
+        trouble = self._finish_maps() if must_wait else None
+        with self._idle:
+            if must_wait:
                 self._idle.wait_for(lambda: not self._outstanding and not self._queued)
-        with self._stop_lock:  # whoever comes second returns when the pool is gone, too
-            if not self._is_stopped:
-                self._is_stopped = True
-                if self._started is not None:
-                    self.backend.stop(cancel=stop_running)
-                _forget(self)
+            self._is_over = True
+        try:
+            with self._stop_lock:  # whoever comes second returns when the pool is gone, too
+                if not self._is_stopped:
+                    self._is_stopped = True
+                    if started is not None:
+                        self.backend.stop(cancel=stop_running)
+                    _forget(self)
+        finally:
+            self._at_end()
+        if trouble is not None:
+            raise trouble
+
+    def _finish_maps(self) -> Exception | None:
+        """Run what open maps promised; what went wrong, for after the end."""
+        trouble: Exception | None = None
+        for each in list(self._maps):
+            try:
+                each.finish()
+            except Exception as exc:  # a warning that it relayed, where warnings are errors
+                trouble = trouble or exc
+        return trouble
 
     def _cancel_queued(self) -> None:
         for each in list(self._maps):
@@ -218,8 +246,16 @@ class Dispatcher:
     # --- calls ----------------------------------------------------------------------------------------
 
     def submit(self, task: Task) -> None:
-        """Queue `task`; it is sent as soon as there is a slot."""
+        """Queue `task`; it is sent as soon as there is a slot.
+
+        Raises
+        ------
+        ExecutorClosed
+            A shutdown in another thread was quicker.
+        """
         with self._lock:
+            if self._is_over:
+                raise ExecutorClosed("cannot schedule new futures after shutdown; make another executor")
             self._queue.append(task)
             self._queued += 1
         self._pump()
@@ -245,6 +281,7 @@ class Dispatcher:
                 self._on_done(task, native)
             return False
         self._release(task)
+        self._pump()
         return True
 
     def _pump(self) -> None:
@@ -265,14 +302,29 @@ class Dispatcher:
         payload, task.payload = task.payload, None
         try:
             native = self.backend.submit(_worker.run, payload)
-        except Exception as exc:
+        except BaseException as exc:
             native = Future()
             native.set_exception(exc)
+            if not isinstance(exc, Exception):  # Ctrl-C: for the caller, but who waits for the task is told, too
+                self._complete(task, native)
+                raise
         del payload
         task.native = native
-        native.add_done_callback(lambda done: self._on_done(task, done))
+        if native.done():
+            # Not by a callback, which would send the next task from inside this one, and so on down the stack:
+            # a pool that refuses all it is given ends a long queue by a RecursionError.
+            self._complete(task, native)
+        else:
+            native.add_done_callback(lambda done: self._on_done(task, done))
 
     def _on_done(self, task: Task, native: Future[Any]) -> None:
+        try:
+            self._complete(task, native)
+        finally:
+            self._pump()
+
+    def _complete(self, task: Task, native: Future[Any]) -> None:
+        """Deliver `task`, unless it was withdrawn, and free its slot."""
         with self._lock:
             if task.state != _SENT:
                 return
@@ -281,19 +333,19 @@ class Dispatcher:
         try:
             if native.cancelled():
                 task.deliver(None, BackendError("the pool was stopped before the call ran"))
+            elif (error := native.exception()) is not None:
+                task.deliver(None, self._own_error(error))
             else:
-                error = native.exception()
-                task.deliver(None if error else native.result(), self._own_error(error) if error else None)
+                task.deliver(native.result(), None)
         finally:
             self._release(task)
 
     def _release(self, task: Task) -> None:
-        """Give the slot of `task` to the next one."""
+        """Free the slot of `task`."""
         with self._lock:
             self._outstanding.discard(task)
             if not self._outstanding and not self._queued:
                 self._idle.notify_all()
-        self._pump()
 
     def _own_error(self, error: BaseException) -> BaseException:
         """The pool's trouble as an error of ours, raised from its own."""
@@ -329,17 +381,29 @@ class Dispatcher:
 # The dispatchers that run: what nobody shut down finishes its calls before the interpreter ends, as in the stdlib.
 _running: set[Dispatcher] = set()
 _running_lock = threading.RLock()
+_seen: set[type] = set()
 
 
 def _remember(dispatcher: Dispatcher) -> None:
     with _running_lock:
-        if not _running:
-            import atexit
-
-            # Last registered, first run: before the exit hooks of the libraries that a backend has loaded.
-            atexit.unregister(_finish_all)
-            atexit.register(_finish_all)
+        kind = type(dispatcher.backend)
+        if kind not in _seen:
+            # The youngest hook runs first: again for each kind of backend, so that ours is younger than the
+            # hooks of the library that it has just loaded.
+            _seen.add(kind)
+            _at_exit(_finish_all)
         _running.add(dispatcher)
+
+
+def _at_exit(hook: Callable[[], None]) -> None:
+    # The stdlib and loky end their pools by a hook of threading's, which comes before all of atexit's: one of
+    # those would find the pool gone, with our queue still full.
+    try:
+        threading._register_atexit(hook)  # type: ignore[attr-defined]
+    except (AttributeError, RuntimeError):  # not this interpreter; or it has begun to end
+        import atexit
+
+        atexit.register(hook)
 
 
 def _forget(dispatcher: Dispatcher) -> None:
@@ -349,4 +413,7 @@ def _forget(dispatcher: Dispatcher) -> None:
 
 def _finish_all() -> None:
     for dispatcher in list(_running):
-        dispatcher.shutdown(wait=True)
+        try:
+            dispatcher.shutdown(wait=True)
+        except Exception:  # nobody is left to raise it to, and the hooks after this one must run
+            sys.excepthook(*sys.exc_info())

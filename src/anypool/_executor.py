@@ -120,8 +120,8 @@ class PoolExecutor(_StdlibExecutor):
     def _set_up(self, backend: Backend, settings: Settings) -> None:
         self._backend = backend
         self._settings = settings
-        self._dispatcher = Dispatcher(backend)
         self._shelf = Shelf()
+        self._dispatcher = Dispatcher(backend, at_end=self._shelf.show_all)
         self._key = uuid.uuid4().hex
         self._job_count = itertools.count()
         # An executor that nobody shut down ends when nobody can use it any more.
@@ -356,14 +356,7 @@ class PoolExecutor(_StdlibExecutor):
         cancel_futures : bool
             Cancel what has not begun.
         """
-        self._shut_down(wait=wait, cancel_futures=cancel_futures)
-
-    def _shut_down(self, *, wait: bool, cancel_futures: bool, stop_running: bool = False) -> None:
-        try:
-            self._dispatcher.shutdown(wait=wait, cancel_futures=cancel_futures, stop_running=stop_running)
-        finally:
-            if wait:
-                self._shelf.show_all()
+        self._dispatcher.shutdown(wait=wait, cancel_futures=cancel_futures)
 
     def __enter__(self) -> Self:
         return self
@@ -372,7 +365,12 @@ class PoolExecutor(_StdlibExecutor):
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         """Shut down. After an exception: cancel what has not begun, and stop what runs where that can be."""
-        self._shut_down(wait=True, cancel_futures=exc is not None, stop_running=exc is not None)
+        failed = exc is not None
+        try:
+            self._dispatcher.shutdown(wait=True, cancel_futures=failed, stop_running=failed)
+        except KeyboardInterrupt:  # while it waited for the rest
+            self._dispatcher.shutdown(wait=True, cancel_futures=True, stop_running=True)
+            raise
 
     # --- what it is -----------------------------------------------------------------------------------
 
@@ -461,14 +459,14 @@ def _check_count(name: str, value: object) -> None:
 
 
 def _length(iterables: tuple[Iterable[Any], ...]) -> int | None:
-    """The number of calls, as far as the iterables say it."""
+    """The most calls that there can be, as far as the iterables say it; None where none of them does."""
     lengths = []
     for each in iterables:
         try:
             lengths.append(len(each))  # type: ignore[arg-type]
-        except Exception:  # no length, or a __len__ that fails: then it is not known
-            return None
-    return min(lengths, default=0)
+        except Exception:  # no length, or a __len__ that fails: another may know, as beside repeat(x)
+            continue
+    return min(lengths) if lengths else None
 
 
 def _name(fn: object) -> str:

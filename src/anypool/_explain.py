@@ -80,9 +80,7 @@ class Explanation:
                 }
                 for row in self.rows
             ],
-            "ignored": [
-                {"key": key, "value": _plain(value), "source": source} for key, value, source in self.ignored
-            ],
+            "ignored": [{"key": key, "value": _plain(value), "source": source} for key, value, source in self.ignored],
             "unknown": list(self.unknown),
             "errors": list(self.errors),
         }
@@ -164,11 +162,7 @@ def _own_defaults(spec: Spec, cls: type[Backend] | None) -> Iterator[tuple[str, 
     if cls is None or not is_dataclass(cls):
         return
     for key, default, source in _class_defaults(cls):
-        yield (
-            (key, getattr(spec.target, key, default), "the object")
-            if spec.is_ready
-            else (key, default, source)
-        )
+        yield ((key, getattr(spec.target, key, default), "the object") if spec.is_ready else (key, default, source))
 
 
 def _class_defaults(cls: type) -> Iterator[tuple[str, Any, str]]:

@@ -81,7 +81,7 @@ class CallFuture(Future[Any]):
         """Cancel the call if it has not begun on a worker; whether it is cancelled."""
         task = self._task
         if task is not None and not self.done() and not task.dispatcher.withdraw(task):
-            return False
+            return self.cancelled()
         self._task = None
         return self._cancel_now()
 

@@ -40,9 +40,7 @@ ARGUMENT = "argument"
 PREFIX = "ANYPOOL_"
 
 # name, +scheme, ://location, ?options: each but the name may be missing
-_URL = re.compile(
-    r"(?P<name>[^+:/?]+)(\+(?P<scheme>[^+:/?]+))?(://(?P<location>[^?]*))?(\?(?P<query>.*))?", re.DOTALL
-)
+_URL = re.compile(r"(?P<name>[^+:/?]+)(\+(?P<scheme>[^+:/?]+))?(://(?P<location>[^?]*))?(\?(?P<query>.*))?", re.DOTALL)
 
 # An address of this kind names its backend by itself.
 _TRANSPORTS: Mapping[str, str] = MappingProxyType(
@@ -112,9 +110,7 @@ def read_spec(written: Any, source: str) -> Spec:
             options=(*outer, *inner.options),
         )  # fmt: skip
     name = getattr(written, "name", None)
-    if all(callable(getattr(written, power, None)) for power in ("start", "submit", "stop")) and isinstance(
-        name, str
-    ):
+    if all(callable(getattr(written, power, None)) for power in ("start", "submit", "stop")) and isinstance(name, str):
         return Spec(name=name, written=written, source=source, target=cast("Backend", written))
     raise ConfigError(
         f"a backend is a name, a URL, a mapping with the key 'backend', a Backend or its class, "
@@ -130,9 +126,7 @@ def _read_url(written: str, source: str) -> Spec:
     if match["scheme"] and location:
         location = f"{match['scheme']}://{location}"
     elif match["scheme"]:
-        raise ConfigError(
-            f"{written!r} has a '+{match['scheme']}' but no location after '://'{from_source(source)}"
-        )
+        raise ConfigError(f"{written!r} has a '+{match['scheme']}' but no location after '://'{from_source(source)}")
     elif name in _TRANSPORTS and location:
         name, location = _TRANSPORTS[name], f"{name}://{location}"
     return Spec(
@@ -173,9 +167,7 @@ def spec_options(spec: Spec, cls: type[Backend]) -> tuple[Said, ...]:
 def _read_location(spec: Spec, cls: type[Backend]) -> Mapping[str, Any]:
     from_url = getattr(cls, "from_url", None)
     if from_url is None:
-        raise ConfigError(
-            f"backend {spec.name!r} takes no location: {spec.written!r}{from_source(spec.source)}"
-        )
+        raise ConfigError(f"backend {spec.name!r} takes no location: {spec.written!r}{from_source(spec.source)}")
     try:
         return cast("Mapping[str, Any]", from_url(spec.location))
     except ValueError as exc:
@@ -266,9 +258,7 @@ def _read_named(path: str) -> tuple[str, Mapping[str, Any]]:
     try:
         status = os.stat(path)
     except OSError as exc:
-        raise ConfigError(
-            f"file {path}, from environment ANYPOOL_CONFIG, cannot be read: {exc.strerror}"
-        ) from exc
+        raise ConfigError(f"file {path}, from environment ANYPOOL_CONFIG, cannot be read: {exc.strerror}") from exc
     return path, _parse(os.path.abspath(path), status.st_mtime_ns, status.st_size) or {}
 
 
@@ -342,19 +332,13 @@ def _read_table(path: str, table: Mapping[str, Any]) -> Level:
         elif key in GENERAL:
             general.append(Said(key=key, value=value, source=source))
         else:
-            narrow += _read_backend_table(
-                key, value, source, f"file {path} [{header}{'.' if header else ''}{key}]"
-            )
+            narrow += _read_backend_table(key, value, source, f"file {path} [{header}{'.' if header else ''}{key}]")
     return Level(spec=spec, narrow=tuple(narrow), general=tuple(general))
 
 
 def _spec_in_file(value: Any, source: str) -> Spec:
-    if not isinstance(value, str) and not (
-        isinstance(value, Mapping) and isinstance(value.get("backend"), str)
-    ):
-        raise ConfigError(
-            f"key 'backend' must be a name, a URL or a table with the key 'backend', from {source}"
-        )
+    if not isinstance(value, str) and not (isinstance(value, Mapping) and isinstance(value.get("backend"), str)):
+        raise ConfigError(f"key 'backend' must be a name, a URL or a table with the key 'backend', from {source}")
     return read_spec(value, source)
 
 
@@ -368,8 +352,6 @@ def _read_backend_table(key: str, value: Any, source: str, source_inside: str) -
         error = UnknownBackend if isinstance(value, Mapping) else UnknownOption
         raise error(f"unknown key {key!r}, from {source}{near} known: {', '.join(known)}")
     if not isinstance(value, Mapping):
-        raise ConfigError(
-            f"key {key!r} must be a table of options of the backend, not {value!r}, from {source}"
-        )
+        raise ConfigError(f"key {key!r} must be a table of options of the backend, not {value!r}, from {source}")
     for name, inner in value.items():
         yield Said(key=name, value=inner, source=source_inside, backend=names[key])

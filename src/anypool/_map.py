@@ -25,6 +25,7 @@ from anypool._chunks import ChunkSizes, Plan, read
 from anypool._dispatch import Dispatcher, Task
 from anypool._flow import Flow
 from anypool._worker import Job, Reply
+from anypool.errors import ExecutorClosed
 
 # Without `buffersize`: enough that a slow first item does not leave the other workers idle for want of room,
 # and at most this many chunks' worth of results held back.
@@ -134,8 +135,7 @@ class Map:
 
     def _generate(self, owner: object) -> Iterator[Any]:
         try:
-            with self._lock:
-                self._pump()
+            self._begin()
             yield None  # taken by results(), so that from here on close() reaches `finally`
             self._is_asked = True
             while (answer := self._next_answer()) is not None:
@@ -154,6 +154,14 @@ class Map:
                 raise self._input_error
         finally:
             self._leave()
+
+    def _begin(self) -> None:
+        try:
+            with self._lock:
+                self._pump()
+        except BaseException:  # Ctrl-C: nobody will have the iterator, so that shutdown must not run the rest
+            self.cancel()
+            raise
 
     def _one_by_one(self, start: int, reply: Reply, items: Sequence[Any]) -> Iterator[Any]:
         events: dict[int, list[Any]] = {}
@@ -341,7 +349,11 @@ class Map:
         task = ChunkTask(payload, start, items, self._arrivals)
         self._out.add(task)
         self._flow.sent(start, len(items))
-        self._dispatcher.submit(task)
+        try:
+            self._dispatcher.check_feeding()
+            self._dispatcher.submit(task)
+        except ExecutorClosed as exc:  # handed back after the end: an error in its place, after what came before
+            task.deliver(None, exc)
 
     def _absorb(self, arrival: tuple[ChunkTask, Any, Any, float]) -> None:
         task, packed, error, arrived_at = arrival

@@ -50,7 +50,7 @@ _LAST_WORDS: Final = 4096
 """Bytes of faulthandler's report that an error quotes."""
 
 
-class WorkerDied(Exception):
+class WorkerDied(Exception):  # noqa: N818, the field's names for it have none either
     """The worker process that ran the call is gone.
 
     Attributes
@@ -71,7 +71,7 @@ class WorkerDied(Exception):
 
 
 class _Task(Future[Any]):
-    """A task and its future. `slot` and `waiting` change under the pool's lock only."""
+    """A task and its future. Its attributes change under the pool's lock only."""
 
     def __init__(self, pool: LocalPool, number: int, message: Outgoing) -> None:
         super().__init__()
@@ -80,6 +80,7 @@ class _Task(Future[Any]):
         self.message: Outgoing | None = message
         self.slot: _Slot | None = None
         self.queued = False
+        self.begun = False
         self.withdrawn = False
 
     def cancel(self) -> bool:
@@ -94,7 +95,9 @@ class _Task(Future[Any]):
         self.set_running_or_notify_cancel()
 
     def begin(self) -> None:
-        if not self.running():
+        """Count as running, from when the call has begun, or is about to on a worker that was idle."""
+        if not self.begun:
+            self.begun = True
             self.set_running_or_notify_cancel()
 
     @property
@@ -218,18 +221,14 @@ class LocalPool:
             slot = future.slot
             if slot is None or slot.process is None:
                 return False
-            # What waits there must not be hit: take it back, or learn that it has begun, and so the other has ended.
-            if slot.ahead is not None and (spared := slot.ahead) is not future and self._take_back(slot):
-                self._queue.appendleft(spared)
-                spared.queued = True
-            if slot.running is not future:
-                return False
-            slot.doomed = True
-            self._hungry.pop(slot, None)
-            slot.process.signal(kill=True)
+            stops = self._executing(slot) is future
+            if stops:
+                slot.doomed = True
+                self._hungry.pop(slot, None)
+                slot.process.signal(kill=True)
             bodies = self._feed_idle()
         _send_bodies(bodies)
-        return True
+        return stops
 
     def stop(self, *, cancel: bool) -> None:
         """Stop the pool and wait until nothing of it is left: process, thread, descriptor or file. Idempotent.
@@ -250,7 +249,7 @@ class LocalPool:
             for slot in self._slots:
                 self._dismiss(slot, cancel=cancel)
         for task in withdrawn:
-            if task.running():  # it was on its way to a worker that had not come to it
+            if task.begun:  # it was on its way to a worker that had not come to it
                 task.set_exception(WorkerDied("the pool was stopped before a worker began this call"))
             else:
                 task.settle_cancelled()
@@ -263,7 +262,7 @@ class LocalPool:
         if self._forked:
             return False
         with self._lock:
-            if task.withdrawn or task.running() or task.done():
+            if task.withdrawn or task.begun or task.done():
                 return False
             bodies: list[tuple[Link, Outgoing]] = []
             slot = task.slot
@@ -314,7 +313,8 @@ class LocalPool:
         return self._post(slot, task)
 
     def _post(self, slot: _Slot, task: _Task) -> list[tuple[Link, Outgoing]]:
-        assert slot.link is not None and task.message is not None
+        assert slot.link is not None
+        assert task.message is not None
         return [(slot.link, task.message)] if slot.link.post(task.message) else []
 
     def _send_ahead(self) -> None:
@@ -354,7 +354,9 @@ class LocalPool:
         again; a worker that began the other one in between finds it as what was sent ahead.
         """
         running, ahead = slot.running, slot.ahead
-        assert slot.link is not None and running is not None and ahead is not None
+        assert slot.link is not None
+        assert running is not None
+        assert ahead is not None
         drained = slot.link.drain()
         if running.number in drained:
             assert running.message is not None
@@ -369,6 +371,20 @@ class LocalPool:
         if running.number in drained:
             slot.running, slot.ahead = ahead, running
         return False
+
+    def _executing(self, slot: _Slot) -> _Task | None:
+        """Return what the worker is at, or has just ended, after taking back what waits there, so that none else
+        can be hit by its end."""
+        while (waiting := slot.ahead) is not None:
+            if self._take_back(slot):
+                self._requeue(waiting)
+            elif slot.ahead is waiting:
+                return waiting  # it has begun, so the other one has ended and its reply is under way
+        return slot.running
+
+    def _requeue(self, task: _Task) -> None:
+        task.queued = True
+        self._queue.appendleft(task)
 
     def _steal(self) -> _Task | None:
         """Take what waits at a busy worker, for one that has nothing to do."""
@@ -425,7 +441,7 @@ class LocalPool:
                 tasks.append(task)
         for task in tasks:
             task.queued = False
-            task.withdrawn = not task.running()
+            task.withdrawn = not task.begun
         return tasks
 
     def _dismiss(self, slot: _Slot, *, cancel: bool) -> None:
@@ -522,8 +538,7 @@ class LocalPool:
         for task in reversed(tasks):
             task.slot = None
             if task not in lost:
-                task.queued = True
-                self._queue.appendleft(task)
+                self._requeue(task)
         return lost
 
     def _leave(self, slot: _Slot, died: WorkerDied | None) -> None:
@@ -614,7 +629,7 @@ def _describe_end(code: int | None) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = "signal"
-    hint = "; the kernel sends it when memory runs out" if name == "SIGKILL" else ""
+    hint = ", which the kernel also sends when memory runs out" if name == "SIGKILL" else ""
     return f"was ended by {name} ({code}){hint}"
 
 

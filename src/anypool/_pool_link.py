@@ -26,6 +26,7 @@ import struct
 import sys
 import threading
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from io import FileIO
 from typing import Any, Final, NamedTuple
 
@@ -103,7 +104,7 @@ def decode(parts: Sequence[Buffer]) -> Any:
 def frame(number: int, kind: int, parts: Sequence[Buffer]) -> Outgoing:
     """Lay out a message: the head, the size of each part, the parts."""
     sizes = [len(part) for part in parts]
-    table = struct.pack(f"<{len(sizes)}Q", *sizes)
+    table = _table(len(sizes)).pack(*sizes)
     total = len(table) + sum(sizes)
     head = _HEAD.pack(number, kind, len(sizes), total)
     if total <= DATAGRAM_LIMIT:
@@ -111,11 +112,16 @@ def frame(number: int, kind: int, parts: Sequence[Buffer]) -> Outgoing:
     return Outgoing(head, (table, *parts))
 
 
+@lru_cache(maxsize=64)
+def _table(count: int) -> struct.Struct:
+    return struct.Struct(f"<{count}Q")
+
+
 def _split(body: Buffer, count: int) -> list[Buffer]:
     view = memoryview(body)
     start = 8 * count
     parts: list[Buffer] = []
-    for size in struct.unpack_from(f"<{count}Q", body):
+    for size in _table(count).unpack_from(body):
         parts.append(view[start : start + size])
         start += size
     return parts
@@ -329,7 +335,7 @@ class WorkerEnd:
         datagram = self._tasks.recv(DATAGRAM_LIMIT + 1024)
         if not datagram:
             return None
-        number, kind, count, size = _HEAD.unpack_from(datagram)
+        number, kind, count, _ = _HEAD.unpack_from(datagram)
         if len(datagram) == _HEAD.size:
             return self._stream.receive_body(datagram)
         return Message(number, kind, _split(memoryview(datagram)[_HEAD.size :], count))

@@ -79,6 +79,7 @@ class Starter(ABC):
     def start(self, link: Link, fault_fd: int) -> WorkerProcess:
         """Start a worker at the other end of `link`."""
 
+    @abstractmethod
     def stop(self) -> None:
         """Let go of what the method needs besides workers. Called once, after the last of them."""
 
@@ -176,6 +177,9 @@ class _Spawn(Starter):
             datagrams=link.takes_back,
         )
         return _Spawned(_popen(code, fds, {**os.environ, **self._environment}))
+
+    def stop(self) -> None:
+        """Nothing is held."""
 
 
 class _Spawned(WorkerProcess):
@@ -300,6 +304,7 @@ class _Forked(WorkerProcess):
                 return  # it has just ended
 
     def close(self) -> None:
+        self._ended = True  # whatever it is: nothing more will be heard, and the pid may be another's
         os.close(self._status_fd)
 
 
@@ -406,7 +411,7 @@ def _forget_the_caller() -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    sys.stdin = open(0, encoding="utf-8", closefd=False)
+    sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115, it stays for good
     atexit._clear()
     # As multiprocessing does it in its own children; else a worker's end would terminate the caller's daemons.
     process = sys.modules["multiprocessing.process"]

@@ -103,9 +103,7 @@ def register_backend(name: str, target: str | type[Backend], *, replace: bool = 
     if not re.fullmatch(r"[a-z][a-z0-9_-]*", name) or name in ("backend", "config", *GENERAL):
         raise ConfigError(f"{name!r} cannot be the name of a backend")
     if not replace and _registered.get(name, target) != target:
-        raise ConfigError(
-            f"backend {name!r} is registered as {_registered[name]!r}; pass replace=True to replace it"
-        )
+        raise ConfigError(f"backend {name!r} is registered as {_registered[name]!r}; pass replace=True to replace it")
     if not replace and (name in _BUILT_IN or name in _ALIASES):
         raise ConfigError(f"backend {name!r} is built in; pass replace=True to replace it")
     _registered[name] = target
@@ -300,9 +298,7 @@ def as_backend(name: str, loaded: Any, origin: str) -> type[Backend]:
     if not isinstance(loaded, type) or not all(map(callable, powers)):
         raise ConfigError(f"backend {name!r}, {origin}, is not a backend class: {loaded!r}")
     if not is_dataclass(loaded):
-        raise ConfigError(
-            f"backend {name!r}, {origin}, is not a dataclass, whose fields would be its options"
-        )
+        raise ConfigError(f"backend {name!r}, {origin}, is not a dataclass, whose fields would be its options")
     taken = [key for key in option_types(loaded) if key in SETTINGS]
     if taken:
         raise ConfigError(
@@ -310,9 +306,7 @@ def as_backend(name: str, loaded: Any, origin: str) -> type[Backend]:
             "its author must rename it"
         )
     for module in _missing(_requirements(loaded)):
-        raise MissingExtra(
-            f"backend {name!r} needs the module {module!r}, which is not installed", name=module
-        )
+        raise MissingExtra(f"backend {name!r} needs the module {module!r}, which is not installed", name=module)
     return cast("type[Backend]", loaded)
 
 
@@ -340,9 +334,7 @@ def _entry_point(name: str, source: str | None) -> EntryPoint:
     if not found:
         known = names_and_aliases(entry_points=True)
         near = did_you_mean(name, known) or ";"
-        raise UnknownBackend(
-            f"no backend {name!r}{_written(source)}{near} known: {', '.join(backend_names())}"
-        )
+        raise UnknownBackend(f"no backend {name!r}{_written(source)}{near} known: {', '.join(backend_names())}")
     if len({entry.value for entry in found}) > 1:
         origins = " and ".join(_origin(entry) for entry in found)
         raise ConfigError(f"backend {name!r} is claimed twice: {origins}; register_backend() settles it")

@@ -665,7 +665,9 @@ def _take_record(logger: logging.Logger, record: logging.LogRecord) -> bool:
     if capture.settings.in_caller:
         if not all(isinstance(arg, _PLAIN) for arg in _arguments(record)):
             # What an argument looks like now is what belongs into the log, not what it will look like later.
-            record.msg, record.args = record.getMessage(), None
+            message = _message_of(record)
+            if message is not None:
+                record.msg, record.args = message, None
         return capture.add("logging", logger, record)
     return capture.add("logging", logger.name, _sendable_record(record))
 
@@ -675,6 +677,14 @@ def _arguments(record: logging.LogRecord) -> Iterable[object]:
     return args.values() if isinstance(args, Mapping) else args
 
 
+def _message_of(record: logging.LogRecord) -> str | None:
+    """Return its text; None if format and arguments do not fit, which is a handler's to report, at replay."""
+    try:
+        return record.getMessage()
+    except Exception:  # a call must not fail for what logging tolerates (`Handler.handleError`)
+        return None
+
+
 def _sendable_record(record: logging.LogRecord) -> tuple[tuple[str, bool, Any], ...]:
     """Return the attributes as (name, pickled, value); what cannot be sent as its text."""
     state = dict(vars(record))
@@ -682,9 +692,12 @@ def _sendable_record(record: logging.LogRecord) -> tuple[tuple[str, bool, Any], 
         state["exc_text"] = state.get("exc_text") or logging.Formatter().formatException(state["exc_info"])
         state["exc_info"] = None
     sent_args = _pickled(state.pop("args", None))
-    message = record.getMessage()
+    message = _message_of(record)
     if sent_args is None or len(sent_args) > _LARGEST_ARGUMENT:
-        state["msg"], sent_args = message, pickle.dumps(None)
+        if message is None:  # it will not fit there either, and is reported with texts for arguments
+            sent_args = pickle.dumps(tuple(map(object.__repr__, _arguments(record))))
+        else:
+            state["msg"], sent_args = message, pickle.dumps(None)
     sendable = [("args", True, sent_args), ("message", False, message)]
     state.pop("message", None)
     for name, value in state.items():
@@ -699,7 +712,7 @@ def _sendable_record(record: logging.LogRecord) -> tuple[tuple[str, bool, Any], 
 def _rebuilt_record(sent: Iterable[tuple[str, bool, Any]]) -> logging.LogRecord:
     state = {name: _unpickled(value) if pickled else value for name, pickled, value in sent}
     if state["args"] is _lost or state["msg"] is _lost:
-        state["msg"], state["args"] = state["message"], None
+        state["msg"], state["args"] = state["message"] or repr(_lost), None
     del state["message"]  # a formatter's to set
     return logging.makeLogRecord(
         {name: repr(value) if value is _lost else value for name, value in state.items()}
