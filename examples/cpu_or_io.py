@@ -25,9 +25,14 @@ def seconds_for(ex, fn, items):
     return time.perf_counter() - start
 
 
-work = {"CPU-bound": (compute, [1_000_000] * 8), "I/O-bound": (wait_for_answer, [0.1] * 8)}
+def least_seconds(executors, fn, items):
+    rounds = [[seconds_for(ex, fn, items) for ex in executors] for _ in range(3)]
+    return [min(times) for times in zip(*rounds)]
 
-print(f"8 calls on 4 workers, {anypool.available_cpus()} CPUs; times in seconds")
+
+work = {"CPU-bound": (compute, [500_000] * 8), "I/O-bound": (wait_for_answer, [0.05] * 8)}
+
+print(f"8 calls on 4 workers, {anypool.available_cpus()} CPUs; seconds, the best of 3 rounds")
 print(f"{'work':12}{'serial':>10}{'processes':>12}{'threads':>10}   choose")
 with (
     anypool.get_executor("serial") as serial,
@@ -35,7 +40,6 @@ with (
     anypool.get_executor("threads", max_workers=4) as threads,
 ):
     for name, (fn, items) in work.items():
-        seconds_for(processes, fn, items[:4])  # the workers are up, and have the function
-        alone, apart, together = (seconds_for(ex, fn, items) for ex in (serial, processes, threads))
-        choice = "threads" if together < 1.25 * apart else "processes"
+        alone, apart, together = least_seconds([serial, processes, threads], fn, items)
+        choice = "threads" if together < 1.2 * apart else "processes"
         print(f"{name:12}{alone:10.2f}{apart:12.2f}{together:10.2f}   {choice}")

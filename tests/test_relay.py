@@ -312,6 +312,31 @@ def test_a_tap_that_somebody_puts_back_later_forwards_and_is_healed_by_the_next_
     assert capsys.readouterr().out == ""
 
 
+def test_a_thread_that_prints_while_taps_come_and_go_neither_crashes_nor_is_captured() -> None:
+    code = """
+    import io, sys, threading
+    from anypool._relay import Capture, RelaySettings
+    sys.setswitchinterval(1e-5)
+    def come_and_go():
+        for _ in range(2000):
+            with Capture(RelaySettings(), int) as capture:
+                pass
+            assert capture.events == []
+    sys.stdout = stream = io.StringIO()
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    count = 0
+    while thread.is_alive():
+        print("mine", "alone")
+        count += 1
+    thread.join()
+    assert sys.stdout is stream
+    assert stream.getvalue() == "mine alone\\n" * count
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, timeout=50)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_captures_that_end_in_another_order_than_they_began_put_back_the_very_stream() -> None:
     code = """
     import itertools, logging, sys, warnings

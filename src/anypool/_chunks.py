@@ -25,6 +25,8 @@ _LONGEST = 0.25
 _GROWTH = 16
 # With the length known, this many chunks for each worker are always left to even out.
 _GUIDED = 3
+# ... but none is smaller than this many times what it costs to send it: evening out more finely gains nothing.
+_LEAST_WORTH = 2.0
 # A worker hands back what it has not begun once a chunk takes this many times longer than planned.
 _PATIENCE = 2.0
 # It looks at the clock this many times in a chunk that runs as planned.
@@ -69,9 +71,12 @@ class ChunkSizes:
             return Plan(self._fixed)
         if self._per_item is None:
             return Plan(1)
-        size = min(self._largest * _GROWTH, max(1, int(self.target / max(self._per_item, 1e-9))))
+        per_item = max(self._per_item, 1e-9)
+        size = max(1, int(self.target / per_item))
         if remaining is not None:
-            size = min(size, max(1, math.ceil(remaining / (_GUIDED * self._workers))))
+            least = int(_LEAST_WORTH * (self._overhead or 0.0) / per_item)
+            size = min(size, max(1, least, math.ceil(remaining / (_GUIDED * self._workers))))
+        size = min(size, self._largest * _GROWTH)
         return Plan(size, self.target * _PATIENCE, max(1, size // _LOOKS))
 
     def observe(self, items: int, run_seconds: float, overhead_seconds: float) -> None:

@@ -93,6 +93,7 @@ class Dispatcher:
         self._outstanding: set[Task] = set()
         self._maps: dict[OpenMap, None] = {}
         self._slots = 0
+        self._has_sent = False
         self._is_over = False  # nothing more is sent ...
         self._is_stopped = False  # ... and the backend is gone
         self._pid = os.getpid()
@@ -309,6 +310,9 @@ class Dispatcher:
                 self._complete(task, native)
                 raise
         del payload
+        if not self._has_sent:
+            self._has_sent = True
+            _finish_at_exit(type(self.backend))
         task.native = native
         if native.done():
             # Not by a callback, which would send the next task from inside this one, and so on down the stack:
@@ -386,24 +390,26 @@ _seen: set[type] = set()
 
 def _remember(dispatcher: Dispatcher) -> None:
     with _running_lock:
-        kind = type(dispatcher.backend)
-        if kind not in _seen:
-            # The youngest hook runs first: again for each kind of backend, so that ours is younger than the
-            # hooks of the library that it has just loaded.
-            _seen.add(kind)
-            _at_exit(_finish_all)
         _running.add(dispatcher)
 
 
-def _at_exit(hook: Callable[[], None]) -> None:
-    # The stdlib and loky end their pools by a hook of threading's, which comes before all of atexit's: one of
-    # those would find the pool gone, with our queue still full.
+def _finish_at_exit(kind: type) -> None:
+    """Have the dispatchers finished before the hooks of the library run that this kind of backend has loaded.
+
+    The youngest hook runs first, and loky makes its own with the first call: so ours comes after that, once for
+    each kind. The stdlib and loky end their pools by hooks of threading's, which run before all of atexit's:
+    one of those would find the pool gone, with our queue still full.
+    """
+    with _running_lock:
+        if kind in _seen:
+            return
+        _seen.add(kind)
     try:
-        threading._register_atexit(hook)  # type: ignore[attr-defined]
-    except (AttributeError, RuntimeError):  # not this interpreter; or it has begun to end
+        threading._register_atexit(_finish_all)  # type: ignore[attr-defined]
+    except (AttributeError, RuntimeError):  # not in this interpreter; or it has begun to end
         import atexit
 
-        atexit.register(hook)
+        atexit.register(_finish_all)
 
 
 def _forget(dispatcher: Dispatcher) -> None:

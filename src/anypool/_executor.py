@@ -21,8 +21,8 @@ from anypool._map import Map
 from anypool._relay import RelaySettings
 from anypool._seeds import as_seed
 from anypool._settings import Settings
-from anypool._worker import Initializer, Job, Reply
-from anypool.errors import ConfigError, SendError, UnknownOption
+from anypool._worker import Initializer, Job, Reply, Surroundings
+from anypool.errors import ConfigError, SendError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -124,6 +124,8 @@ class PoolExecutor(_StdlibExecutor):
         self._dispatcher = Dispatcher(backend, at_end=self._shelf.show_all)
         self._key = uuid.uuid4().hex
         self._job_count = itertools.count()
+        self._around: Surroundings | None = None
+        self._packed_around: tuple[Surroundings, bytes] | None = None
         # An executor that nobody shut down ends when nobody can use it any more.
         self._finalizer = weakref.finalize(self, self._dispatcher.shutdown, wait=False)
         self._finalizer.atexit = False  # the dispatchers that run at exit are finished together, and waited for
@@ -163,7 +165,7 @@ class PoolExecutor(_StdlibExecutor):
         if traits.shares_memory:
             payload = _worker.Envelope(job, 0, (call,), 1)
         else:
-            payload = _worker.pack(job, _worker.pack_job(job), 0, (call,))
+            payload = _worker.pack(job, self._packed(job.around), 0, (call,))
         self._dispatcher.submit(CallTask(payload, self._dispatcher, future, self._shelf, annotate))
         return future
 
@@ -172,9 +174,9 @@ class PoolExecutor(_StdlibExecutor):
         fn: Callable[..., Any],
         /,
         *iterables: Iterable[Any],
-        timeout: float | None | _Unset = _UNSET,
-        chunksize: int | None | _Unset = _UNSET,
-        buffersize: int | None | _Unset = _UNSET,
+        timeout: float | _Unset | None = _UNSET,
+        chunksize: int | _Unset | None = _UNSET,
+        buffersize: int | _Unset | None = _UNSET,
         ordered: bool = True,
         errors: Literal["raise", "return"] = "raise",
     ) -> Iterator[Any]:
@@ -220,9 +222,9 @@ class PoolExecutor(_StdlibExecutor):
         /,
         iterable: Iterable[Iterable[Any]],
         *,
-        timeout: float | None | _Unset = _UNSET,
-        chunksize: int | None | _Unset = _UNSET,
-        buffersize: int | None | _Unset = _UNSET,
+        timeout: float | _Unset | None = _UNSET,
+        chunksize: int | _Unset | None = _UNSET,
+        buffersize: int | _Unset | None = _UNSET,
         ordered: bool = True,
         errors: Literal["raise", "return"] = "raise",
     ) -> Iterator[Any]:
@@ -235,9 +237,9 @@ class PoolExecutor(_StdlibExecutor):
         items: Iterator[Any],
         iterables: tuple[Iterable[Any], ...],
         star: bool,
-        timeout: float | None | _Unset,
-        chunksize: int | None | _Unset,
-        buffersize: int | None | _Unset,
+        timeout: float | _Unset | None,
+        chunksize: int | _Unset | None,
+        buffersize: int | _Unset | None,
         ordered: bool,
         errors: Literal["raise", "return"],
     ) -> Iterator[Any]:
@@ -256,13 +258,14 @@ class PoolExecutor(_StdlibExecutor):
         def annotate(exc: BaseException, index: int, item: Any, reply: Reply) -> None:
             _add_note(exc, f"item {index}, {_name(fn)}{_short_call(item if star else (item,), {})}, on {reply.worker}")
 
+        job = self._job(fn, "star" if star else "one", traits, keep_going=errors == "return")
         each = Map(
             self._dispatcher,
-            self._job(fn, "star" if star else "one", traits, keep_going=errors == "return"),
+            job,
             items,
+            around_bytes=None if traits.shares_memory else self._packed(job.around),
             total=_length(iterables),
             workers=self.max_workers,
-            shares_memory=traits.shares_memory,
             ordered=ordered,
             errors=errors,
             timeout=settings.timeout if isinstance(timeout, _Unset) else timeout,
@@ -275,37 +278,44 @@ class PoolExecutor(_StdlibExecutor):
     def _job(
         self, fn: Callable[..., Any], style: Literal["one", "star", "call"], traits: Traits, *, keep_going: bool = False
     ) -> Job:
-        settings, parent = self._settings, _worker.running.get()
-        exclusive = not traits.concurrent_in_process
         sent_fn = fn if traits.shares_memory else _wire.dumps(fn)
-        seed = None if settings.seed is None else as_seed(settings.seed)
         return Job(
             key=f"{self._key}-{next(self._job_count)}",
             fn=sent_fn,
             style=style,
-            backend=self._backend.name,
             keep_going=keep_going,
-            exclusive=exclusive,
-            in_caller=traits.in_caller,
-            depth=1 + (parent.job.depth if parent else 0),
-            nested=tuple(settings.nested),
-            initializer=self._initializer(settings, traits),
-            seed=seed,
-            watch_random=seed is None and exclusive and style != "call",
-            inner_threads=settings.inner_threads or DEFAULT_INNER_THREADS,
             # After the function is packed: that tells which context variables it refers to.
-            context=capture_context(dumps=_wire.dumps, shares_memory=traits.shares_memory),
-            relay=self._relay(settings, traits),
+            around=self._surroundings(traits),
         )
 
-    @staticmethod
-    def _relay(settings: Settings, traits: Traits) -> RelaySettings | None:
-        relay = replace(
-            RelaySettings.of(settings.relay),
-            exclusive=not (traits.concurrent_in_process or traits.in_caller),
-            in_caller=traits.shares_memory,
+    def _surroundings(self, traits: Traits) -> Surroundings:
+        """What is the same for all calls while nothing changes around them; then the same object again."""
+        context = capture_context(dumps=_wire.dumps, shares_memory=traits.shares_memory)
+        parent = _worker.running.get()
+        depth = 1 + (parent.job.around.depth if parent else 0)
+        last = self._around
+        if last is not None and last.context is context and last.depth == depth:
+            return last
+        settings = self._settings
+        self._around = Surroundings(
+            key=f"{self._key}-{next(self._job_count)}",
+            backend=self._backend.name,
+            exclusive=not traits.concurrent_in_process,
+            in_caller=traits.in_caller,
+            depth=depth,
+            nested=tuple(settings.nested),
+            initializer=self._initializer(settings, traits),
+            seed=None if settings.seed is None else as_seed(settings.seed),
+            inner_threads=settings.inner_threads or DEFAULT_INNER_THREADS,
+            context=context,
+            relay=_relay_settings(settings, traits),
         )
-        return relay if relay.relayed else None
+        return self._around
+
+    def _packed(self, around: Surroundings) -> bytes:
+        if self._packed_around is None or self._packed_around[0] is not around:
+            self._packed_around = (around, _worker.pack_surroundings(around))
+        return self._packed_around[1]
 
     def _initializer(self, settings: Settings, traits: Traits) -> Initializer | bytes | None:
         if settings.initializer is None:
@@ -333,12 +343,9 @@ class PoolExecutor(_StdlibExecutor):
         ...     list(ex.options(chunksize=2).map(abs, [-1, -2, -3]))
         [1, 2, 3]
         """
-        known = [field.name for field in fields(Settings)]
-        for name in settings:
-            if name not in known:
-                raise UnknownOption(f"no setting {name!r}; the settings are {', '.join(known)}")
         view = object.__new__(PoolExecutor)
-        view.__dict__.update(self.__dict__, _settings=replace(self._settings, **settings), _parent=self)
+        changed = _config.change_settings(self._settings, settings)
+        view.__dict__.update(self.__dict__, _settings=changed, _around=None, _packed_around=None, _parent=self)
         return view
 
     # --- the end --------------------------------------------------------------------------------------
@@ -421,6 +428,15 @@ class PoolExecutor(_StdlibExecutor):
         return f"<anypool executor {self._backend.name!r} ({options}), {state}>"
 
 
+def _relay_settings(settings: Settings, traits: Traits) -> RelaySettings | None:
+    relay = replace(
+        RelaySettings.of(settings.relay),
+        exclusive=not (traits.concurrent_in_process or traits.in_caller),
+        in_caller=traits.shares_memory,
+    )
+    return relay if relay.relayed else None
+
+
 def _rebuild(kind: type[Backend], options: dict[str, Any], settings: Settings) -> PoolExecutor:
     executor = object.__new__(PoolExecutor)
     executor._set_up(kind(**options), settings)
@@ -440,8 +456,9 @@ def _nested_backend() -> Any:
     now = _worker.running.get()
     if now is None:
         return None
-    plan = now.job.nested or ("serial",)
-    return plan[min(now.job.depth, len(plan)) - 1]
+    around = now.job.around
+    plan = around.nested or ("serial",)
+    return plan[min(around.depth, len(plan)) - 1]
 
 
 def _check_callable(fn: object) -> None:

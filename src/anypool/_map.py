@@ -67,12 +67,12 @@ class Map:
         What is the same for all chunks.
     items : iterator
         The input: one object per call.
+    around_bytes : bytes or None
+        The job's surroundings, packed; None where chunks travel as they are.
     total : int or None
         Its length, where known; believed only as a hint.
     workers : int
         How many chunks run at once.
-    shares_memory : bool
-        Whether chunks travel as they are, or packed.
     ordered, errors, timeout, chunksize, buffersize
         As for `PoolExecutor.map`.
     annotate : callable
@@ -85,9 +85,9 @@ class Map:
         job: Job,
         items: Iterator[Any],
         *,
+        around_bytes: bytes | None,
         total: int | None,
         workers: int,
-        shares_memory: bool,
         ordered: bool,
         errors: Literal["raise", "return"],
         timeout: float | None,
@@ -97,7 +97,7 @@ class Map:
     ) -> None:
         self._dispatcher = dispatcher
         self._job = job
-        self._job_bytes = None if shares_memory else _worker.pack_job(job)
+        self._around_bytes = around_bytes
         self._input = items
         self._total = total
         self._workers = workers
@@ -342,10 +342,10 @@ class Map:
 
     def _send(self, start: int, items: Sequence[Any], plan: Plan) -> None:
         payload: Any
-        if self._job_bytes is None:
+        if self._around_bytes is None:
             payload = _worker.Envelope(self._job, start, items, len(items), plan.budget, plan.look_every)
         else:
-            payload = _worker.pack(self._job, self._job_bytes, start, items, plan)
+            payload = _worker.pack(self._job, self._around_bytes, start, items, plan)
         task = ChunkTask(payload, start, items, self._arrivals)
         self._out.add(task)
         self._flow.sent(start, len(items))

@@ -42,6 +42,7 @@ import pickle
 import sys
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import Context, ContextVar
 from dataclasses import dataclass, field, replace
@@ -463,7 +464,7 @@ def _tap_stream(kind: str) -> Callable[[], None]:
     """Put a tap on `sys.stdout` or `sys.stderr`; return what takes it off."""
     stream = getattr(sys, kind)
     # A tap left over by somebody's restore is as good as a new one, and taking it off heals the leftover.
-    tap = stream if isinstance(stream, _StreamTap) else _StreamTap(kind, stream)
+    tap = stream if isinstance(stream, _StreamTap) else _kept_tap(kind, stream)
     setattr(sys, kind, tap)
 
     def undo() -> None:
@@ -471,6 +472,21 @@ def _tap_stream(kind: str) -> Callable[[], None]:
             setattr(sys, kind, tap._original)
 
     return undo
+
+
+# CPython's `print` uses `sys.stdout` without a reference of its own (mended in 2025:
+# python/cpython#130163). A tap freed when it is taken off, while another thread prints, would crash the process. So the last ones are
+# kept, and serve the same stream again. Few, because each keeps its stream, which may be a large StringIO.
+_kept_taps: deque[_StreamTap] = deque(maxlen=4)
+
+
+def _kept_tap(kind: str, stream: Any) -> _StreamTap:
+    for tap in _kept_taps:
+        if tap._original is stream and tap._kind == kind:
+            return tap
+    tap = _StreamTap(kind, stream)
+    _kept_taps.append(tap)
+    return tap
 
 
 def _tap_warnings() -> Callable[[], None]:

@@ -21,6 +21,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import islice
 from time import perf_counter
+from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal
 
 from anypool import _wire
@@ -35,7 +36,9 @@ if TYPE_CHECKING:
 __all__ = ["Envelope", "Initializer", "Job", "Reply", "Worker", "current_worker", "run"]
 
 _OURS = ("anypool",)  # modules whose frames are not shown above the user's
-_JOBS_KEPT = 32
+_KEPT = 32
+_SMALL_FUNCTION = 65_536
+_COUNT_THREADS = frozenset({"numpy", "scipy", "torch", "sklearn", "numba", "mkl"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,44 +51,63 @@ class Initializer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Job:
-    """What is the same for all chunks of a map, or for one submitted call.
+class Surroundings:
+    """What is the same for all calls of an executor, while nothing around them changes.
 
     Parameters
     ----------
     key : str
-        Unique; a worker thread unpacks the job once under it.
-    fn : callable or bytes
-        The user's function; packed on its way to a worker that shares no memory.
-    style : {"one", "star", "call"}
-        ``fn(item)``, ``fn(*item)`` or ``fn(*item[0], **item[1])``.
+        Unique; a worker thread unpacks the surroundings once under it.
     backend : str
         Name of the backend, for `current_worker` and notes.
-    keep_going : bool
-        Run the items after one that failed.
     exclusive, in_caller : bool
         The process runs one call at a time; it is the caller's own.
     depth : int
         How many executors deep the call runs: 1 for one of the main program.
     nested : tuple
         The backends for the levels below; empty: serial.
+    initializer : Initializer or bytes, optional
+        Packed on its way to a worker that shares no memory.
+    seed, inner_threads, context, relay : optional
+        See `_seeds`, `_cpus`, `_context`, `_relay`.
     """
 
     key: str
-    fn: Callable[..., Any] | bytes
-    style: Literal["one", "star", "call"]
     backend: str
-    keep_going: bool = False
     exclusive: bool = True
     in_caller: bool = False
     depth: int = 1
     nested: tuple[Any, ...] = ()
     initializer: Initializer | bytes | None = None
     seed: Seed | None = None
-    watch_random: bool = False
     inner_threads: int | None = None
     context: ContextSnapshot | None = None
     relay: RelaySettings | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What is the same for all chunks of a map, or for one submitted call.
+
+    Parameters
+    ----------
+    key : str
+        Unique; a worker thread unpacks the function once under it.
+    fn : callable or bytes
+        The user's function; packed on its way to a worker that shares no memory.
+    style : {"one", "star", "call"}
+        ``fn(item)``, ``fn(*item)`` or ``fn(*item[0], **item[1])``.
+    keep_going : bool
+        Run the items after one that failed.
+    around : Surroundings
+        What does not depend on the function.
+    """
+
+    key: str
+    fn: Callable[..., Any] | bytes
+    style: Literal["one", "star", "call"]
+    keep_going: bool
+    around: Surroundings
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +190,7 @@ def current_worker() -> Worker:
     'serial'
     """
     now = running.get()
-    return _this_worker(now.job.backend if now else "")
+    return _this_worker(now.job.around.backend if now else "")
 
 
 def run(payload: Any) -> Any:
@@ -198,9 +220,9 @@ def _run(envelope: Envelope) -> Reply:
     job = envelope.job
     values: list[Any] = []
     errors: dict[int, BaseException] = {}
-    worker = _this_worker(job.backend)
-    assert not isinstance(job.initializer, bytes)
-    broken = _initialize(job.initializer)
+    worker = _this_worker(job.around.backend)
+    assert not isinstance(job.around.initializer, bytes)
+    broken = _initialize(job.around.initializer)
     if broken is not None:
         return Reply(values, errors, [], 0.0, worker, broken=broken)
     position = values.__len__
@@ -219,26 +241,26 @@ def _run(envelope: Envelope) -> Reply:
 
 def _enter_context(stack: ExitStack, job: Job) -> contextvars.Context:
     """The context that each call gets a copy of."""
-    if job.inner_threads is not None and not _threads_are_limited(job.inner_threads):
+    if job.around.inner_threads is not None and not _threads_are_limited(job.around.inner_threads):
         from anypool._cpus import limit_inner_threads
 
-        stack.enter_context(limit_inner_threads(job.inner_threads))
-    if job.context is None:
-        return contextvars.copy_context() if job.in_caller else contextvars.Context()
+        stack.enter_context(limit_inner_threads(job.around.inner_threads))
+    if job.around.context is None:
+        return contextvars.copy_context() if job.around.in_caller else contextvars.Context()
     from anypool._context import apply
 
-    snapshot = apply(job.context, exclusive=job.exclusive, in_caller=job.in_caller, loads=_wire.loads)
+    snapshot = apply(job.around.context, exclusive=job.around.exclusive, in_caller=job.around.in_caller, loads=_wire.loads)
     return stack.enter_context(snapshot)
 
 
 def _enter_capture(
     stack: ExitStack, job: Job, context: contextvars.Context, position: Callable[[], int]
 ) -> Capture | None:
-    if job.relay is None:
+    if job.around.relay is None:
         return None
     from anypool._relay import Capture
 
-    capture = stack.enter_context(Capture(job.relay, position))
+    capture = stack.enter_context(Capture(job.around.relay, position))
     capture.bind(context)
     return capture
 
@@ -249,15 +271,15 @@ def _enter_randomness(
     """The function of one item, seeded if a seed was given; else the watch over undeclared use."""
     from anypool import _seeds
 
-    call, seed = _by_style(job), job.seed
+    call, seed = _by_style(job), job.around.seed
     if seed is None:
         context.run(_seeds.enter_call, None, 0)
-        if not job.watch_random:
+        if job.style == "call" or not job.around.exclusive:
             return call, None
         watch = _seeds.GlobalWatch()
         watch.start()
         return call, watch
-    seeds = stack.enter_context(_seeds.GlobalSeeds(seed)) if job.exclusive else None
+    seeds = stack.enter_context(_seeds.GlobalSeeds(seed)) if job.around.exclusive else None
 
     def seeded(item: Any) -> Any:
         index = start + position()
@@ -328,11 +350,12 @@ def _without_our_frames(exc: BaseException) -> BaseException:
     return exc.with_traceback(traceback)
 
 
-# A worker thread's own: the jobs it unpacked and the initializers it ran. By thread, not by process, so
+# A worker thread's own: what it unpacked, and the initializers it ran. By thread, not by process, so
 # that two threads of a pool that isolates its calls do not share one function object.
 class _ThreadState(threading.local):
     def __init__(self) -> None:
-        self.jobs: dict[str, Job] = {}
+        self.around: dict[str, Surroundings] = {}
+        self.functions: dict[str | bytes, Callable[..., Any]] = {}
         self.initialized: dict[str, BaseException | None] = {}
 
 
@@ -354,17 +377,24 @@ def _initialize(initializer: Initializer | None) -> BaseException | None:
 
 
 _limited_to: int | None = None  # set before this process loaded anything that counts threads
+_is_settled = False
 
 
-def _limit_threads_before_imports(threads: int | None) -> None:
-    """In a process of the pool's own: BLAS and OpenMP read their number when they are loaded, with the function."""
-    global _limited_to
-    if threads is None or threads == _limited_to:
+def _settle_process(threads: int) -> None:
+    """Make a process of the pool's own a worker, before it loads the user's function and what that imports."""
+    global _is_settled, _limited_to
+    if threads == _limited_to:
         return
+    if not _is_settled:
+        from anypool._relay import install_for_good
+
+        install_for_good()
+        _is_settled = True
     from anypool._cpus import inner_thread_environment
 
     os.environ.update(inner_thread_environment(threads))
-    if "numpy" not in sys.modules and "scipy" not in sys.modules and "torch" not in sys.modules:
+    # BLAS and OpenMP read their number when they are loaded; for what is loaded already see `limit_inner_threads`.
+    if not _COUNT_THREADS.intersection(sys.modules):
         _limited_to = threads
 
 
@@ -386,37 +416,44 @@ def _this_worker(backend: str) -> Worker:
 
 # --- packed: what travels where memory is not shared --------------------------------------------------
 #
-# envelope: (backend, job key, job bytes, start, column, length, budget, look_every, inner threads to set)
+# envelope: (backend, inner threads, surroundings key and bytes, job key, fn bytes, style, keep_going,
+#            start, column, length, budget, look_every)
 # reply:    (column, {offset: Raised}, events, seconds, worker fields, random_used, Raised or None)
 # Plain tuples of bytes, str and numbers: any native pool's pickler takes them, and none looks inside.
 
 
-def pack_job(job: Job) -> bytes:
-    """`job`, whose function and initializer are packed, as bytes."""
-    return pickle.dumps(job, _wire.PROTOCOL)
+def pack_surroundings(around: Surroundings) -> bytes:
+    """`around`, whose initializer is packed, as bytes."""
+    return pickle.dumps(around, _wire.PROTOCOL)
 
 
-def _unpack_job(data: bytes) -> Job:
-    job: Job = pickle.loads(data)
-    initializer = job.initializer
-    return replace(
-        job,
-        fn=_wire.loads(job.fn) if isinstance(job.fn, bytes) else job.fn,
-        initializer=_wire.loads(initializer) if isinstance(initializer, bytes) else initializer,
-    )
-
-
-def pack(job: Job, job_bytes: bytes, start: int, items: Sequence[Any], plan: Plan | None = None) -> tuple[Any, ...]:
+def pack(
+    job: Job, around_bytes: bytes, start: int, items: Sequence[Any], plan: Plan | None = None
+) -> tuple[Any, ...]:
     """An envelope as a tuple of bytes; an item that cannot be sent will raise `SendError` in its place."""
 
     def refuse(offset: int, why: SendError) -> bytes:
         return _wire.refusal(SendError(f"{_argument(job, start + offset)}: {why}"))
 
     column = _wire.pack_column(items, refuse)
-    packed_column = (column.whole, column.each)
     budget, look_every = (plan.budget, plan.look_every) if plan else (None, 1)
-    threads = None if job.in_caller or not job.exclusive else job.inner_threads
-    return (job.backend, job.key, job_bytes, start, packed_column, len(items), budget, look_every, threads)
+    around = job.around
+    own_process = around.exclusive and not around.in_caller
+    return (
+        around.backend,
+        around.inner_threads if own_process else None,
+        around.key,
+        around_bytes,
+        job.key,
+        job.fn,
+        job.style,
+        job.keep_going,
+        start,
+        (column.whole, column.each),
+        len(items),
+        budget,
+        look_every,
+    )
 
 
 def _argument(job: Job, index: int) -> str:
@@ -424,19 +461,38 @@ def _argument(job: Job, index: int) -> str:
 
 
 def _unpack(packed: tuple[Any, ...]) -> Envelope:
-    _, key, job_bytes, start, column, length, budget, look_every, threads = packed
-    _limit_threads_before_imports(threads)
-    jobs = _state.jobs
-    job = jobs.get(key)
-    if job is None:
-        job = _unpack_job(job_bytes)
-        while len(jobs) >= _JOBS_KEPT:
-            jobs.pop(next(iter(jobs)))
-        jobs[key] = job
-    if job.style == "call":  # one call, never asked for again
-        del jobs[key]
-    items = _wire.unpack_column(_wire.Column(*column))
-    return Envelope(job, start, items, length, budget, look_every)
+    _, threads, around_key, around_bytes, key, fn_bytes, style, keep_going, start, column, *plan = packed
+    if threads is not None:
+        _settle_process(threads)
+    around = _state.around.get(around_key)
+    if around is None:
+        around = _keep(_state.around, around_key, _unpack_surroundings(around_bytes))
+    # A map's function is unpacked once. So is a plain function that is submitted again and again; but not what holds
+    # data, a partial or a bound method, of which each submitted call gets its own.
+    fn = _state.functions.get(fn_bytes if style == "call" else key)
+    if fn is None:
+        fn = _wire.loads(fn_bytes)
+        if style != "call":
+            _keep(_state.functions, key, fn)
+        elif type(fn) is FunctionType and len(fn_bytes) < _SMALL_FUNCTION:
+            _keep(_state.functions, fn_bytes, fn)
+    job = Job(key=key, fn=fn, style=style, keep_going=keep_going, around=around)
+    length, budget, look_every = plan
+    return Envelope(job, start, _wire.unpack_column(_wire.Column(*column)), length, budget, look_every)
+
+
+def _unpack_surroundings(data: bytes) -> Surroundings:
+    around: Surroundings = pickle.loads(data)
+    if isinstance(around.initializer, bytes):
+        return replace(around, initializer=_wire.loads(around.initializer))
+    return around
+
+
+def _keep(kept: dict[Any, Any], key: Any, value: Any) -> Any:
+    while len(kept) >= _KEPT:
+        kept.pop(next(iter(kept)))
+    kept[key] = value
+    return value
 
 
 def _pack_reply(reply: Reply) -> tuple[Any, ...]:
