@@ -25,6 +25,9 @@ REFERENCE = "serial"
 LIMIT = 300.0
 """Seconds for one example on one backend; the longest takes ten on two idle CPUs."""
 
+LINES = 12
+"""Shown of a traceback, from its end, or of a difference."""
+
 NO_EXAMPLES = {Path(__file__).name, "make_notebook.py"}
 
 RUN_ONCE = {"cpu_or_io.py": "names its backends and prints times"}
@@ -62,7 +65,7 @@ def run(script: Path, backend: str | None) -> Run:
     elif done.stderr:
         complaint = "writes to stderr"
     if complaint:
-        complaint += "\n" + done.stderr.decode(errors="replace").rstrip()
+        complaint += "\n" + "\n".join(done.stderr.decode(errors="replace").rstrip().splitlines()[-LINES:])
     return Run(output=normal(script.name, done.stdout), seconds=seconds, complaint=complaint)
 
 
@@ -80,7 +83,7 @@ def difference(expected: bytes, got: bytes) -> str:
         got.decode(errors="backslashreplace").splitlines(),
         REFERENCE, "here", lineterm="", n=0,
     )  # fmt: skip
-    return "\n".join(["prints something else than on serial", *list(lines)[:12]])
+    return "\n".join(["prints something else than on serial", *list(lines)[:LINES]])
 
 
 def is_installed(backend: str) -> bool:

@@ -1,8 +1,26 @@
-"""The conformance suite over every backend that is here."""
+"""The conformance suite over every backend that anypool ships, and over an executor that is not ours."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
+from typing import Any, ClassVar
+
+import pytest
+
+from anypool.backend import Traits
 from anypool.testing import ExecutorTests
+
+_START_WITHIN = 30.0  # seconds
+
+needs_loky = pytest.mark.skipif(find_spec("loky") is None, reason="loky is not installed")
+needs_joblib = pytest.mark.skipif(find_spec("joblib") is None, reason="joblib is not installed")
+needs_dask = pytest.mark.skipif(find_spec("distributed") is None, reason="distributed is not installed")
 
 
 class TestSerial(ExecutorTests):
@@ -11,14 +29,127 @@ class TestSerial(ExecutorTests):
 
 class TestSerialStrict(ExecutorTests):
     backend = "serial"
-    options = {"strict": True}
+    options: ClassVar = {"strict": True}
 
 
 class TestThreads(ExecutorTests):
     backend = "threads"
-    options = {"max_workers": 2}
+    options: ClassVar = {"max_workers": 2}
 
 
 class TestThreadsStrict(ExecutorTests):
     backend = "threads"
-    options = {"max_workers": 2, "strict": True}
+    options: ClassVar = {"max_workers": 2, "strict": True}
+
+
+class TestProcessesForkserver(ExecutorTests):
+    backend = "processes"
+    options: ClassVar = {"max_workers": 2, "start_method": "forkserver"}
+
+
+class TestProcessesSpawn(ExecutorTests):
+    backend = "processes"
+    options: ClassVar = {"max_workers": 2, "start_method": "spawn"}
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+class TestProcessesFork(ExecutorTests):
+    backend = "processes"
+    options: ClassVar = {"max_workers": 2, "start_method": "fork"}
+
+
+@needs_loky
+class TestLoky(ExecutorTests):
+    backend = "loky"
+    options: ClassVar = {"max_workers": 2}
+
+
+@needs_joblib
+class TestJoblibLoky(ExecutorTests):
+    backend = "joblib"
+    options: ClassVar = {"max_workers": 2, "native": "loky"}
+
+
+@needs_joblib
+class TestJoblibThreading(ExecutorTests):
+    backend = "joblib"
+    options: ClassVar = {"max_workers": 2, "native": "threading"}
+
+
+@needs_joblib
+class TestJoblibMultiprocessing(ExecutorTests):
+    backend = "joblib"
+    options: ClassVar = {"max_workers": 2, "native": "multiprocessing"}
+
+
+@needs_dask
+class TestDaskProcesses(ExecutorTests):
+    backend = "dask"
+    options: ClassVar = {"max_workers": 2}
+
+
+@needs_dask
+class TestDaskThreads(ExecutorTests):
+    backend = "dask"
+    options: ClassVar = {"max_workers": 2, "processes": False}
+
+
+def _start_program(*words: str, says: str) -> tuple[subprocess.Popen[str], str]:
+    """A running program of distributed, and its line of output that has `says` in it."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-m", "distributed.cli.dask_" + words[0], *words[1:]]
+    program = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    assert program.stderr is not None
+    alarm = threading.Timer(_START_WITHIN, program.kill)  # ends the reading, too
+    alarm.start()
+    try:
+        for line in program.stderr:
+            if says in line:
+                # It goes on writing: a full pipe would stop it.
+                threading.Thread(target=program.stderr.read, name=f"output of {words[0]}", daemon=True).start()
+                return program, line
+    finally:
+        alarm.cancel()
+    program.wait()
+    raise RuntimeError(f"dask {words[0]} ended, or did not say {says!r} within {_START_WITHIN} s")
+
+
+@needs_dask
+class TestDaskExternal(ExecutorTests):
+    """A cluster that somebody else runs: a scheduler and two workers, each a program of its own."""
+
+    backend = "dask"
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def cluster(cls) -> Iterator[None]:
+        programs = []
+        try:
+            local = ("--host", "127.0.0.1", "--no-dashboard")
+            scheduler, line = _start_program("scheduler", *local, "--port", "0", says="Scheduler at:")
+            programs.append(scheduler)
+            address = line.split()[-1]
+            for name in ("one", "two"):
+                options = ("--nthreads", "1", "--name", name, "--no-nanny" if cls.has_no_nanny else "--nanny")
+                programs.append(_start_program("worker", address, *local, *options, says="Registered to:")[0])
+            cls.options = {"address": address}
+            yield
+        finally:
+            for program in reversed(programs):
+                program.terminate()
+            for program in reversed(programs):
+                program.wait(_START_WITHIN)
+
+    options: ClassVar[dict[str, Any]] = {}
+    has_no_nanny = False  # a nanny starts another worker in place of one that was lost
+
+
+class TestStdlibThreads(ExecutorTests):
+    """Not ours: what the contract says of the stdlib's own interface holds for the stdlib."""
+
+    traits = Traits(shares_memory=True, in_caller=True, concurrent_in_process=True)
+    features = ("any_function",)
+
+    @classmethod
+    def make_executor(cls, **options: Any) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(2, **options)

@@ -315,7 +315,7 @@ def test_the_callers_warning_filters_hold_in_the_call_and_no_longer() -> None:
 
 def test_a_filter_that_an_import_in_a_call_added_stays_for_the_next_chunk() -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.filterwarnings("error", "only the caller has this")
         snapshot = sent(capture_context())
     entry = ("ignore", None, OurWarning, None, 12345)
     with warnings.catch_warnings():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ALL_COMPLETED, Future, wait
 from multiprocessing import get_context, resource_tracker
@@ -391,6 +393,39 @@ def test_an_idle_worker_takes_what_waits_at_a_busy_one(
     assert first.result(LIMIT) != helper
 
 
+def test_a_task_that_a_recall_put_behind_the_next_one_is_still_taken_by_an_idle_worker(
+    make: Callable[..., LocalPool], gate: Callable[[str], Gate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool, busy, first, second = make(2), gate("busy"), gate("first"), gate("second")
+    holder = pool.submit(pool_calls.hold, busy.paths)
+    holders_worker = busy.wait()
+    slow = pool.submit(pool_calls.pid, None).result(LIMIT)
+    os.kill(slow, signal.SIGSTOP)
+    until(lambda: psutil.Process(slow).status() == psutil.STATUS_STOPPED)
+    overtaken = pool.submit(pool_calls.hold, first.paths)
+    filler = pool.submit(pool_calls.echo, 1)
+    overtaker = pool.submit(pool_calls.hold, second.paths)
+    drain = _pool_link.Link.drain
+
+    def drain_slowly(link: _pool_link.Link) -> set[int]:
+        """Take the first task back, then let the worker begin the second."""
+        monkeypatch.setattr(_pool_link.Link, "drain", drain)
+        assert link._worker_tasks is not None
+        datagram = link._worker_tasks.recv(1 << 16, socket.MSG_DONTWAIT)
+        os.kill(slow, signal.SIGCONT)
+        second.wait()
+        return {_pool_link._HEAD.unpack_from(datagram)[0]} | drain(link)
+
+    monkeypatch.setattr(_pool_link.Link, "drain", drain_slowly)
+    busy.open()
+    assert first.wait() == holders_worker
+    assert not overtaken.cancel()
+    for held in (first, second):
+        held.open()
+    results = [future.result(LIMIT) for future in (holder, filler, overtaken, overtaker)]
+    assert results == [holders_worker, 1, holders_worker, slow]
+
+
 # Stopping one call
 
 
@@ -551,7 +586,8 @@ def test_forking_beside_other_threads_warns(make: Callable[..., LocalPool]) -> N
     other = threading.Thread(target=end.wait, name="somebody-elses")
     other.start()
     try:
-        with pytest.warns(RuntimeWarning, match="somebody-elses"):
+        with warnings.catch_warnings(), pytest.warns(RuntimeWarning, match="somebody-elses"):
+            warnings.filterwarnings("ignore", message=".*use of fork", category=DeprecationWarning)  # CPython's own
             make(start_method="fork").stop(cancel=False)
     finally:
         end.set()

@@ -362,9 +362,11 @@ def test_a_process_that_a_call_forks_writes_to_the_inherited_stream() -> None:
     from anypool._relay import Capture, RelaySettings
     def call():
         print("parent")
+        stream = sys.stdout
         pid = os.fork()
         if pid == 0:
             print("child", flush=True)
+            print("child", file=stream, flush=True)
             os._exit(0)
         os.waitpid(pid, 0)
     with Capture(RelaySettings(exclusive=True), int) as capture:
@@ -377,7 +379,7 @@ def test_a_process_that_a_call_forks_writes_to_the_inherited_stream() -> None:
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, timeout=50, text=True
     )
     assert done.stderr == ""
-    assert done.stdout.splitlines() == ["child", "[(0, 'stdout', 'parent\\n', False)]"]
+    assert done.stdout.splitlines() == ["child", "child", "[(0, 'stdout', 'parent\\n', False)]"]
 
 
 # --- warnings -----------------------------------------------------------------------------------------------
@@ -444,6 +446,22 @@ def test_repetitions_end_as_in_a_plain_loop_whatever_ran_first(
             warnings.simplefilter(action)
             transcripts.append(_transcript(run))
     assert transcripts[1] == transcripts[0] == transcripts[2]
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, HERE])
+def test_repetitions_of_warnings_that_calls_replay_end_as_in_a_plain_loop(settings: RelaySettings) -> None:
+    def call() -> None:
+        replay(captured(_warn, settings), worker="inside")
+
+    def run() -> None:
+        globals().pop("__warningregistry__", None)
+        warnings.simplefilter("default")
+        both = [captured(call, settings) for _ in range(2)]
+        assert [len(events) for events in both] == [1, 1]
+        for events in both:
+            replay(events, worker="outside")
+
+    assert [text for text, _, _ in _transcript(run)] == ["careful"]
 
 
 def test_what_the_caller_was_shown_before_is_not_shown_again() -> None:

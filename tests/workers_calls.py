@@ -25,7 +25,7 @@ def append(payload: bytes) -> None:
 
 def start_process(payload: Any) -> int | None:  # noqa: ARG001
     """The exit code of a process that this call starts by `multiprocessing`, which daemons may not."""
-    process = multiprocessing.get_context("spawn").Process(target=os.getpid)
+    process = multiprocessing.get_context("fork").Process(target=os.getpid)
     process.start()
     process.join()
     return process.exitcode
@@ -56,7 +56,9 @@ def touch(payload: bytes) -> int:
 def wait_for(payload: tuple[bytes, bytes]) -> int:
     """Say in the first file that the call has started; return when the second one exists."""
     started, go = (Path(os.fsdecode(name)) for name in payload)
-    started.write_text(str(os.getpid()))
+    complete = started.with_suffix(".part")  # whoever sees the file must see what is in it
+    complete.write_text(str(os.getpid()))
+    complete.rename(started)
     deadline = time.monotonic() + 50
     while not go.exists():
         if time.monotonic() > deadline:

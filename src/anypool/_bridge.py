@@ -117,17 +117,12 @@ class RenewingPool:
         with self._lock:
             pools, self._retired = [*self._retired, self._pool], []
             self._pool = None
-            was_broken = len(pools) > 1
         for pool in filter(None, pools):
             # After kill_workers loky leaves the thread that feeds its queue to end when it likes.
             feeder = getattr(getattr(pool, "_call_queue", None), "_thread", None)
             pool.shutdown(wait=True, kill_workers=cancel)
             if feeder is not None:
                 feeder.join(_FEEDER_ENDS_WITHIN)
-        if was_broken:
-            # Its semaphores live as long as it does, and a cycle through the traceback of its error keeps it.
-            del pools, pool, feeder
-            gc.collect()
 
 
 def stop_unused_tracker(backend: Any) -> None:
@@ -149,7 +144,13 @@ def stop_unused_tracker(backend: Any) -> None:
     stop = getattr(getattr(backend.resource_tracker, "_resource_tracker", None), "_stop", None)
     if registry is None or cleanup is None or stop is None:
         return
-    if not any(getattr(each, "_callback", None) is cleanup for each in list(registry.values())):
+
+    def in_use() -> bool:
+        return any(getattr(each, "_callback", None) is cleanup for each in list(registry.values()))
+
+    if in_use():
+        gc.collect()  # native pools are in cycles: with their threads, with the tracebacks of what they raised
+    if not in_use():
         stop()  # loky starts it again when it next needs it
 
 

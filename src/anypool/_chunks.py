@@ -93,13 +93,18 @@ class ChunkSizes:
             self._overhead = max(0.0, overhead_seconds)
 
 
-def read(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """The next `size` items in lists of doubling length, so that the reader can look at its clock between."""
+def read(items: Iterator[Any], size: int, into: list[Any]) -> Iterator[None]:
+    """Add the next `size` items to `into`, in steps of doubling length, so that the reader can look at its clock.
+
+    What `items` raises is raised; `into` then has what came before.
+    """
     step = 1
     while size > 0:
-        part = list(islice(items, min(step, size)))
-        if not part:
+        before = len(into)
+        into.extend(islice(items, min(step, size)))  # not list(...), which would lose what came before an error
+        count = len(into) - before
+        if not count:
             return
-        yield part
-        size -= len(part)
+        yield
+        size -= count
         step *= 2

@@ -43,6 +43,8 @@ from functools import lru_cache
 from types import ModuleType, TracebackType
 from typing import Any, TypeAlias, cast
 
+from anypool._frames import stacklevel_of_user
+
 __all__ = [
     "ContextSnapshot",
     "apply",
@@ -304,20 +306,12 @@ def _try_dumps(value: object, dumps: Dumps, what: str | None) -> bytes | None:
         if what is not None and what not in _reported:
             _reported.add(what)
             message = f"{what} cannot be sent to workers, and is not carried: {type(exc).__name__}: {exc}"
-            warnings.warn(message, RuntimeWarning, stacklevel=_depth_of_user())
+            warnings.warn(message, RuntimeWarning, stacklevel=stacklevel_of_user())
         return None
 
 
 # Once for a process, as the variable is the process's.
 _reported: set[str] = set()
-
-
-def _depth_of_user() -> int:
-    """Return the `stacklevel` of the nearest frame that is not ours, seen from the caller of this."""
-    depth, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and str(frame.f_globals.get("__name__", "")).startswith("anypool."):
-        depth, frame = depth + 1, frame.f_back
-    return depth
 
 
 # --- where a context variable lives -------------------------------------------------------------------------
@@ -402,7 +396,8 @@ class _Homes:
 
 
 def _is_carried(home: Home) -> bool:
-    return home[0].partition(".")[0] not in _NOT_CARRIED
+    module = home[0]
+    return module.partition(".")[0] not in _NOT_CARRIED or module.startswith("anypool.testing")
 
 
 _homes = _Homes()
@@ -707,7 +702,7 @@ def _prepare(snapshot: ContextSnapshot, loads: Loads) -> _Prepared:
             value = loads(packed)
         except Exception as exc:  # whatever a constructor of the user's raises; it is reported
             message = f"the context variable {label!r} cannot be rebuilt here, and is not set: {exc!r}"
-            warnings.warn(message, RuntimeWarning, stacklevel=_depth_of_user())
+            warnings.warn(message, RuntimeWarning, stacklevel=stacklevel_of_user())
             continue
         if type(value) in _PLAIN:
             plain.append((var, value))

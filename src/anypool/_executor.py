@@ -169,7 +169,7 @@ class PoolExecutor(_StdlibExecutor):
         self._dispatcher.submit(CallTask(payload, self._dispatcher, future, self._shelf, annotate))
         return future
 
-    def map(  # type: ignore[override]
+    def map(
         self,
         fn: Callable[..., Any],
         /,
@@ -214,7 +214,9 @@ class PoolExecutor(_StdlibExecutor):
         ValueError
             `chunksize` or `buffersize` below 1.
         """
-        return self._map(fn, zip(*iterables), iterables, len(iterables) != 1, timeout, chunksize, buffersize, ordered, errors)
+        items = zip(*iterables, strict=False)
+        star = len(iterables) != 1
+        return self._map(fn, items, iterables, star, timeout, chunksize, buffersize, ordered, errors)
 
     def starmap(
         self,
@@ -463,7 +465,7 @@ def _nested_backend() -> Any:
 
 def _check_callable(fn: object) -> None:
     if not callable(fn):
-        raise TypeError(f"a function is needed, not {reprlib.repr(fn)} (a {type(fn).__qualname__}): it cannot be called")
+        raise TypeError(f"a function is needed, and {reprlib.repr(fn)}, a {type(fn).__qualname__}, cannot be called")
 
 
 def _check_count(name: str, value: object) -> None:

@@ -133,7 +133,7 @@ class Map:
         next(generator)
         return generator
 
-    def _generate(self, owner: object) -> Iterator[Any]:
+    def _generate(self, _owner: object) -> Iterator[Any]:
         try:
             self._begin()
             yield None  # taken by results(), so that from here on close() reaches `finally`
@@ -327,8 +327,7 @@ class Map:
         is_patient = self._chunksize is not None
         try:
             self._dispatcher.check_feeding()
-            for part in read(self._input, size):
-                items += part
+            for _ in read(self._input, size, items):
                 if not is_patient and perf_counter() - started > self._sizes.target:
                     return items
         except Exception as exc:  # mostly the caller's own iterable's: raised in its place, after what came before

@@ -21,17 +21,17 @@ import atexit
 import itertools
 import os
 import pickle
-import signal
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from types import FunctionType, MappingProxyType
 from typing import Any, Final
 
 from anypool import _pool_link, _pool_start
-from anypool._pool_link import Link, Message, Outgoing, decode, encode, frame
-from anypool._pool_start import WorkerProcess, make_starter
+from anypool._pool_end import WorkerDied, post_mortem
+from anypool._pool_link import Link, Message, decode, encode, frame
+from anypool._pool_schedule import Bodies, Schedule, Slot, Task
+from anypool._pool_start import make_starter
 
 __all__ = ["LocalPool", "WorkerDied"]
 
@@ -46,84 +46,6 @@ _CALLS_KEPT: Final = 16
 """Pickled functions that are kept; one in practice."""
 
 _DIES_WITHIN: Final = 2.0
-_LAST_WORDS: Final = 4096
-"""Bytes of faulthandler's report that an error quotes."""
-
-
-class WorkerDied(Exception):  # noqa: N818, the field's names for it have none either
-    """The worker process that ran the call is gone.
-
-    Attributes
-    ----------
-    exitcode : int or None
-        Its exit code, negative for a signal; None where nobody can know.
-    pid : int or None
-        Its process id; None if it never was.
-    """
-
-    def __init__(self, message: str, *, exitcode: int | None = None, pid: int | None = None) -> None:
-        super().__init__(message)
-        self.exitcode = exitcode
-        self.pid = pid
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), self.args, self.__dict__)
-
-
-class _Task(Future[Any]):
-    """A task and its future. Its attributes change under the pool's lock only."""
-
-    def __init__(self, pool: LocalPool, number: int, message: Outgoing) -> None:
-        super().__init__()
-        self.pool = pool
-        self.number = number
-        self.message: Outgoing | None = message
-        self.slot: _Slot | None = None
-        self.queued = False
-        self.begun = False
-        self.withdrawn = False
-
-    def cancel(self) -> bool:
-        """Cancel the call unless it has begun; True means that it never runs."""
-        if self.pool.withdraw(self):
-            self.settle_cancelled()
-        return self.withdrawn or self.cancelled()
-
-    def settle_cancelled(self) -> None:
-        """Be cancelled, and tell who waits: `concurrent.futures.wait` ignores a future that is only marked."""
-        super().cancel()
-        self.set_running_or_notify_cancel()
-
-    def begin(self) -> None:
-        """Count as running, from when the call has begun, or is about to on a worker that was idle."""
-        if not self.begun:
-            self.begun = True
-            self.set_running_or_notify_cancel()
-
-    @property
-    def goes_ahead(self) -> bool:
-        """Whether it is small enough to be sent to a worker that is busy."""
-        return self.message is not None and not self.message.body
-
-
-class _Slot:
-    """The place of one worker: a worker may be replaced, its place and its thread stay."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.link: Link | None = None
-        self.process: WorkerProcess | None = None
-        self.ready = False
-        self.doomed = False  # its worker is being killed, and gets nothing more
-        self.running: _Task | None = None
-        self.ahead: _Task | None = None
-        self.leaving = threading.Event()
-        self.thread: threading.Thread | None = None
-        self.fault: Any = None  # the file that holds the worker's last words
-
-    def tasks(self) -> list[_Task]:
-        return [task for task in (self.running, self.ahead) if task is not None]
-
 
 class LocalPool:
     """Worker processes on this machine that run `call(payload)`.
@@ -166,14 +88,10 @@ class LocalPool:
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._calls: dict[FunctionType, bytes] = {}
-        self._queue: deque[_Task] = deque()
-        self._idle: list[_Slot] = []
-        self._hungry: dict[_Slot, None] = {}  # busy, with nothing sent ahead; a dict, for its order
-        self._stopping = False
-        self._cancelling = False
         self._forked = False
         self._failure: WorkerDied | None = None
-        self._slots = [_Slot(f"{name}-{index + 1}") for index in range(size)]
+        self._slots = [Slot(f"{name}-{index + 1}") for index in range(size)]
+        self._schedule = Schedule(self._slots)
         self._staffed = size  # slots whose thread still runs
         _pools.add(self)
         for slot in self._slots:
@@ -196,12 +114,12 @@ class LocalPool:
         """
         self._refuse_if_forked()
         message = frame(number := next(self._numbers), _pool_link.TASK, [self._pickled(call), *encode(payload)])
-        task = _Task(self, number, message)
+        task = Task(self, number, message)
         with self._lock:
-            if self._stopping:
+            if self._schedule.stopping:
                 raise RuntimeError("the pool is stopped")
             failure = self._failure
-            bodies = self._place(task) if failure is None else []
+            bodies = self._schedule.place(task) if failure is None else []
         if failure is not None:
             task.begin()
             task.set_exception(failure)
@@ -215,18 +133,18 @@ class LocalPool:
         the worker is killed: the future fails with `WorkerDied`, unless its result had just been sent.
         """
         self._refuse_if_forked()
-        if not isinstance(future, _Task):
+        if not isinstance(future, Task):
             return False
         with self._lock:
             slot = future.slot
             if slot is None or slot.process is None:
                 return False
-            stops = self._executing(slot) is future
+            stops = self._schedule.executing(slot) is future
             if stops:
                 slot.doomed = True
-                self._hungry.pop(slot, None)
+                self._schedule.hungry.pop(slot, None)
                 slot.process.signal(kill=True)
-            bodies = self._feed_idle()
+            bodies = self._schedule.feed_idle()
         _send_bodies(bodies)
         return stops
 
@@ -243,11 +161,11 @@ class LocalPool:
         """
         self._refuse_if_forked()
         with self._lock:
-            self._stopping = True
-            self._cancelling = self._cancelling or cancel
-            withdrawn = self._withdraw_all() if cancel else []
+            self._schedule.stopping = True
+            self._schedule.cancelling = self._schedule.cancelling or cancel
+            withdrawn = self._schedule.withdraw_all() if cancel else []
             for slot in self._slots:
-                self._dismiss(slot, cancel=cancel)
+                self._schedule.dismiss(slot, cancel=cancel)
         for task in withdrawn:
             if task.begun:  # it was on its way to a worker that had not come to it
                 task.set_exception(WorkerDied("the pool was stopped before a worker began this call"))
@@ -257,19 +175,19 @@ class LocalPool:
             if slot.thread is not threading.current_thread():
                 _see_off(slot)
 
-    def withdraw(self, task: _Task) -> bool:
+    def withdraw(self, task: Task) -> bool:
         """Take back a task that has not begun; return whether it was this call that did. For `Future.cancel`."""
         if self._forked:
             return False
         with self._lock:
             if task.withdrawn or task.begun or task.done():
                 return False
-            bodies: list[tuple[Link, Outgoing]] = []
+            bodies: Bodies = []
             slot = task.slot
             if task.queued:
                 task.queued = False  # it stays in the queue as a shell, as removal would be a search
-            elif slot is not None and slot.ahead is task and self._take_back(slot):
-                bodies = self._feed_idle()
+            elif slot is not None and slot.ahead is task and self._schedule.take_back(slot):
+                bodies = self._schedule.feed_idle()
             else:
                 return False
             task.withdrawn = True
@@ -293,171 +211,9 @@ class LocalPool:
             self._calls[call] = pickled
         return pickled
 
-    # Who gets what. All of these run under the lock.
-
-    def _place(self, task: _Task) -> list[tuple[Link, Outgoing]]:
-        if self._idle:
-            return self._begin(self._idle.pop(), task)
-        self._queue.append(task)
-        task.queued = True
-        self._send_ahead()
-        return []
-
-    def _begin(self, slot: _Slot, task: _Task) -> list[tuple[Link, Outgoing]]:
-        """Give `task` to an idle worker; return what is to be sent once the lock is free."""
-        slot.running = task
-        task.slot = slot
-        task.begin()
-        if slot.link is not None and slot.link.takes_back:
-            self._hungry[slot] = None
-        return self._post(slot, task)
-
-    def _post(self, slot: _Slot, task: _Task) -> list[tuple[Link, Outgoing]]:
-        assert slot.link is not None
-        assert task.message is not None
-        return [(slot.link, task.message)] if slot.link.post(task.message) else []
-
-    def _send_ahead(self) -> None:
-        """Send small tasks to busy workers, in the order of the queue."""
-        while self._hungry and (task := self._head()) is not None and task.goes_ahead:
-            slot = next(iter(self._hungry))
-            del self._hungry[slot]
-            self._next_queued()
-            slot.ahead = task
-            task.slot = slot
-            self._post(slot, task)
-
-    def _head(self) -> _Task | None:
-        while self._queue and self._queue[0].withdrawn:
-            self._queue.popleft()
-        return self._queue[0] if self._queue else None
-
-    def _next_queued(self) -> _Task | None:
-        task = self._head()
-        if task is not None:
-            self._queue.popleft()
-            task.queued = False
-        return task
-
-    def _feed_idle(self) -> list[tuple[Link, Outgoing]]:
-        """Give what is queued to idle workers, then to busy ones."""
-        bodies: list[tuple[Link, Outgoing]] = []
-        while self._idle and (task := self._next_queued()) is not None:
-            bodies += self._begin(self._idle.pop(), task)
-        self._send_ahead()
-        return bodies
-
-    def _take_back(self, slot: _Slot) -> bool:
-        """Take back what was sent ahead to `slot`. False: it has begun, and is now known to be running.
-
-        Draining may also bring back the task that counts as running, if the worker has not come to it. It is posted
-        again; a worker that began the other one in between finds it as what was sent ahead.
-        """
-        running, ahead = slot.running, slot.ahead
-        assert slot.link is not None
-        assert running is not None
-        assert ahead is not None
-        drained = slot.link.drain()
-        if running.number in drained:
-            assert running.message is not None
-            slot.link.post(Outgoing(running.message.datagram, ()))
-        if ahead.number in drained:
-            slot.ahead = None
-            ahead.slot = None
-            if not slot.doomed:
-                self._hungry[slot] = None
-            return True
-        ahead.begin()
-        if running.number in drained:
-            slot.running, slot.ahead = ahead, running
-        return False
-
-    def _executing(self, slot: _Slot) -> _Task | None:
-        """Return what the worker is at, or has just ended, after taking back what waits there, so that none else
-        can be hit by its end."""
-        while (waiting := slot.ahead) is not None:
-            if self._take_back(slot):
-                self._requeue(waiting)
-            elif slot.ahead is waiting:
-                return waiting  # it has begun, so the other one has ended and its reply is under way
-        return slot.running
-
-    def _requeue(self, task: _Task) -> None:
-        task.queued = True
-        self._queue.appendleft(task)
-
-    def _steal(self) -> _Task | None:
-        """Take what waits at a busy worker, for one that has nothing to do."""
-        for slot in self._slots:
-            task = slot.ahead
-            if task is not None and self._take_back(slot):
-                return task
-        return None
-
-    def _finish(self, slot: _Slot, number: int) -> tuple[_Task | None, list[tuple[Link, Outgoing]]]:
-        """Note the end of a task; return it, and what is to be sent to the worker next."""
-        if slot.running is not None and slot.running.number == number:
-            done, slot.running = slot.running, slot.ahead
-        elif slot.ahead is not None and slot.ahead.number == number:
-            done = slot.ahead
-        else:
-            return None, []
-        slot.ahead = None
-        done.slot = done.message = None
-        if slot.doomed:
-            return done, []
-        if slot.running is not None:
-            slot.running.begin()
-            self._hungry[slot] = None
-            self._send_ahead()
-            return done, []
-        return done, self._find_work(slot)
-
-    def _find_work(self, slot: _Slot) -> list[tuple[Link, Outgoing]]:
-        self._hungry.pop(slot, None)
-        task = self._next_queued() or self._steal()
-        if task is not None:
-            bodies = self._begin(slot, task)
-            self._send_ahead()
-            return bodies
-        if self._stopping:
-            self._hang_up(slot)
-        else:
-            self._idle.append(slot)
-        return []
-
-    def _hang_up(self, slot: _Slot) -> None:
-        slot.leaving.set()
-        if slot.link is not None:
-            slot.link.hang_up()
-
-    def _withdraw_all(self) -> list[_Task]:
-        """Take back all that has not begun."""
-        tasks = [task for task in self._queue if not task.withdrawn]
-        self._queue.clear()
-        for slot in self._slots:
-            task = slot.ahead
-            if task is not None and self._take_back(slot):
-                tasks.append(task)
-        for task in tasks:
-            task.queued = False
-            task.withdrawn = not task.begun
-        return tasks
-
-    def _dismiss(self, slot: _Slot, *, cancel: bool) -> None:
-        """Let one worker leave, now or once all is done."""
-        if slot in self._idle:
-            self._idle.remove(slot)
-            self._hang_up(slot)
-        elif cancel or (not slot.ready and not self._queue):
-            slot.doomed = True
-            slot.leaving.set()
-            if slot.process is not None:
-                slot.process.signal(kill=True)
-
     # The thread of one worker.
 
-    def _serve(self, slot: _Slot) -> None:
+    def _serve(self, slot: Slot) -> None:
         failures = 0
         died: WorkerDied | None = None
         try:
@@ -471,12 +227,12 @@ class LocalPool:
         finally:
             self._leave(slot, died)
 
-    def _is_wanted(self, slot: _Slot) -> bool:
+    def _is_wanted(self, slot: Slot) -> bool:
         with self._lock:
             slot.ready = slot.doomed = False
-            return not self._stopping or self._head() is not None
+            return not self._schedule.stopping or self._schedule.head() is not None
 
-    def _live(self, slot: _Slot) -> OSError | None:
+    def _live(self, slot: Slot) -> OSError | None:
         """Start a worker and serve it until it is gone; return what kept it from starting."""
         try:
             slot.link = link = Link(datagrams=_pool_link.HAS_DATAGRAMS)
@@ -493,27 +249,27 @@ class LocalPool:
             return None
         with self._lock:
             slot.ready = True
-            bodies = [] if slot.doomed else self._find_work(slot)
+            bodies = [] if slot.doomed else self._schedule.find_work(slot)
         _send_bodies(bodies)
         while (message := link.receive()) is not None:
             with self._lock:
-                done, bodies = self._finish(slot, message.number)
+                done, bodies = self._schedule.finish(slot, message.number)
             _send_bodies(bodies)
             if done is not None:
                 _settle(done, message)
             del done, message, bodies  # results must not stay while this thread waits
         return None
 
-    def _bury(self, slot: _Slot, error: OSError | None) -> WorkerDied:
+    def _bury(self, slot: Slot, error: OSError | None) -> WorkerDied:
         """Wait for the end of a worker, fail what it had begun and give back what it had not."""
         process, link = slot.process, slot.link
         if process is not None and not process.wait(_DIES_WITHIN):
             process.signal(kill=True)  # it lives, but has closed its descriptors
             process.wait(_DIES_WITHIN)
-        died = _post_mortem(slot, error)
+        died = post_mortem(slot.name, process, slot.fault, error)
         with self._lock:
-            lost = self._clear(slot)
-            bodies = self._feed_idle()
+            lost = self._schedule.clear(slot)
+            bodies = self._schedule.feed_idle()
         if link is not None:
             link.close()
         if process is not None:
@@ -526,22 +282,7 @@ class LocalPool:
         _send_bodies(bodies)
         return died
 
-    def _clear(self, slot: _Slot) -> list[_Task]:
-        """Forget the worker of `slot`; requeue what it had not begun, return what is lost with it."""
-        if slot in self._idle:
-            self._idle.remove(slot)
-        self._hungry.pop(slot, None)
-        tasks = slot.tasks()
-        drained = slot.link.drain() if slot.link is not None and not slot.leaving.is_set() else set()
-        slot.link = slot.process = slot.running = slot.ahead = None
-        lost = [task for task in tasks if self._cancelling or task.number not in drained]
-        for task in reversed(tasks):
-            task.slot = None
-            if task not in lost:
-                self._requeue(task)
-        return lost
-
-    def _leave(self, slot: _Slot, died: WorkerDied | None) -> None:
+    def _leave(self, slot: Slot, died: WorkerDied | None) -> None:
         """Be the end of a slot's thread; the last one takes down what all share."""
         slot.leaving.set()
         with self._lock:
@@ -554,10 +295,7 @@ class LocalPool:
                 exitcode=None if died is None else died.exitcode,
                 pid=None if died is None else died.pid,
             )
-            stranded = [task for task in self._queue if not task.withdrawn]
-            self._queue.clear()
-            for task in stranded:
-                task.queued = False
+            stranded = self._schedule.strand()
         self._starter.stop()
         _pools.discard(self)
         for task in stranded:
@@ -572,12 +310,12 @@ class LocalPool:
                 slot.link.close_in_forked_child()
 
 
-def _send_bodies(bodies: Sequence[tuple[Link, Outgoing]]) -> None:
+def _send_bodies(bodies: Bodies) -> None:
     for link, message in bodies:
         link.send_body(message)
 
 
-def _settle(task: _Task, message: Message) -> None:
+def _settle(task: Task, message: Message) -> None:
     try:
         result = decode(message.parts)
         if message.kind == _pool_link.FAILED:
@@ -591,7 +329,7 @@ def _settle(task: _Task, message: Message) -> None:
         task.set_result(result)
 
 
-def _see_off(slot: _Slot) -> None:
+def _see_off(slot: Slot) -> None:
     """Wait for the thread of a slot, which ends after its worker; end a worker that takes too long to leave."""
     slot.leaving.wait()
     thread = slot.thread
@@ -604,44 +342,6 @@ def _see_off(slot: _Slot) -> None:
             process.signal(kill=kill)
             thread.join(_DIES_WITHIN)
     thread.join()
-
-
-def _post_mortem(slot: _Slot, error: OSError | None) -> WorkerDied:
-    """Say how the worker of `slot` came to its end."""
-    process = slot.process
-    if process is None:
-        died = WorkerDied(f"worker {slot.name} could not be started: {error}")
-        died.__cause__ = error
-        return died
-    end = _describe_end(process.exitcode)
-    words = _last_words(slot)
-    return WorkerDied(
-        f"worker {slot.name} (pid {process.pid}) {end}{words}", exitcode=process.exitcode, pid=process.pid
-    )
-
-
-def _describe_end(code: int | None) -> str:
-    if code is None:
-        return "ended; its exit code is not known"
-    if code >= 0:
-        return f"exited with code {code}"
-    try:
-        name = signal.Signals(-code).name
-    except ValueError:
-        name = "signal"
-    hint = ", which the kernel also sends when memory runs out" if name == "SIGKILL" else ""
-    return f"was ended by {name} ({code}){hint}"
-
-
-def _last_words(slot: _Slot) -> str:
-    """Return what faulthandler wrote in the worker."""
-    file = slot.fault
-    if file is None:
-        return ""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _LAST_WORDS))
-    text = file.read().decode("utf-8", "backslashreplace").strip()
-    return f"\n{text}" if text else ""
 
 
 # State of the process, as it must be: whoever forks it, or forgets to stop a pool, names no pool.

@@ -474,9 +474,9 @@ def _tap_stream(kind: str) -> Callable[[], None]:
     return undo
 
 
-# CPython's `print` uses `sys.stdout` without a reference of its own (mended in 2025:
-# python/cpython#130163). A tap freed when it is taken off, while another thread prints, would crash the process. So the last ones are
-# kept, and serve the same stream again. Few, because each keeps its stream, which may be a large StringIO.
+# CPython's `print` uses `sys.stdout` without a reference of its own (mended in 2025: python/cpython#130163).
+# A tap that is freed when it is taken off, while another thread prints, would crash the process. So the last
+# ones are kept, and serve the same stream again. Few: each keeps its stream, which may be a large StringIO.
 _kept_taps: deque[_StreamTap] = deque(maxlen=4)
 
 

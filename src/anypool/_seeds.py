@@ -33,6 +33,7 @@ from struct import unpack
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from anypool._frames import stacklevel_of_user
 from anypool.errors import AnypoolError, ConfigError, MissingExtra
 
 if TYPE_CHECKING:
@@ -407,17 +408,8 @@ def warn_undeclared(names: Iterable[str]) -> None:
         "differ from run to run, and workers may repeat each other's numbers. Pass seed= (any integer), "
         "which seeds each item's own; anypool.rng() in a call is safer still",
         RuntimeWarning,
-        stacklevel=_frames_to_user(),
+        stacklevel=stacklevel_of_user(),
     )
-
-
-def _frames_to_user() -> int:
-    """Return the `stacklevel` at which the caller of this function warns outside of anypool."""
-    package = __name__.partition(".")[0]
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
-        level, frame = level + 1, frame.f_back
-    return level
 
 
 def _python_mark() -> object:

@@ -96,7 +96,8 @@ def unpack_column(column: Column) -> Iterable[Any]:
     The iterator goes on after an error, as a generator would not.
     """
     if column.whole is not None:
-        return iter(pickle.loads(column.whole))
+        items: list[Any] = pickle.loads(column.whole)
+        return iter(items)
     assert column.each is not None
     return map(loads, column.each)
 

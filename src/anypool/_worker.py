@@ -25,6 +25,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Literal
 
 from anypool import _wire
+from anypool._frames import without_ours
 from anypool.errors import SendError
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Envelope", "Initializer", "Job", "Reply", "Worker", "current_worker", "run"]
 
-_OURS = ("anypool",)  # modules whose frames are not shown above the user's
 _KEPT = 32
 _SMALL_FUNCTION = 65_536
 _COUNT_THREADS = frozenset({"numpy", "scipy", "torch", "sklearn", "numba", "mkl"})
@@ -241,16 +241,18 @@ def _run(envelope: Envelope) -> Reply:
 
 def _enter_context(stack: ExitStack, job: Job) -> contextvars.Context:
     """The context that each call gets a copy of."""
-    if job.around.inner_threads is not None and not _threads_are_limited(job.around.inner_threads):
+    around = job.around
+    if around.inner_threads is not None and around.inner_threads != _limited_to:
         from anypool._cpus import limit_inner_threads
 
-        stack.enter_context(limit_inner_threads(job.around.inner_threads))
-    if job.around.context is None:
-        return contextvars.copy_context() if job.around.in_caller else contextvars.Context()
+        stack.enter_context(limit_inner_threads(around.inner_threads))
+    if around.context is None:
+        return contextvars.copy_context() if around.in_caller else contextvars.Context()
     from anypool._context import apply
 
-    snapshot = apply(job.around.context, exclusive=job.around.exclusive, in_caller=job.around.in_caller, loads=_wire.loads)
-    return stack.enter_context(snapshot)
+    return stack.enter_context(
+        apply(around.context, exclusive=around.exclusive, in_caller=around.in_caller, loads=_wire.loads)
+    )
 
 
 def _enter_capture(
@@ -322,7 +324,7 @@ def _run_items(
             for item in islice(items, min(look_every, length - len(values))):
                 append(copy().run(call, item))
         except BaseException as exc:
-            errors[len(values)] = _without_our_frames(exc)
+            errors[len(values)] = exc.with_traceback(without_ours(exc.__traceback__))
             append(None)
             item = None
             if not envelope.job.keep_going or isinstance(exc, (KeyboardInterrupt, SystemExit)):
@@ -338,16 +340,6 @@ def _copier(context: contextvars.Context) -> Callable[[], contextvars.Context]:
 
         return lambda: isolated(context)
     return context.copy
-
-
-def _without_our_frames(exc: BaseException) -> BaseException:
-    traceback = exc.__traceback__
-    while traceback is not None:
-        name = traceback.tb_frame.f_globals.get("__name__", "")
-        if name != "anypool" and not name.startswith("anypool."):
-            break
-        traceback = traceback.tb_next
-    return exc.with_traceback(traceback)
 
 
 # A worker thread's own: what it unpacked, and the initializers it ran. By thread, not by process, so
@@ -370,7 +362,7 @@ def _initialize(initializer: Initializer | None) -> BaseException | None:
         try:
             initializer.fn(*initializer.args)
         except BaseException as exc:
-            _state.initialized[initializer.key] = _without_our_frames(exc)
+            _state.initialized[initializer.key] = exc.with_traceback(without_ours(exc.__traceback__))
         else:
             _state.initialized[initializer.key] = None
     return _state.initialized[initializer.key]
@@ -396,10 +388,6 @@ def _settle_process(threads: int) -> None:
     # BLAS and OpenMP read their number when they are loaded; for what is loaded already see `limit_inner_threads`.
     if not _COUNT_THREADS.intersection(sys.modules):
         _limited_to = threads
-
-
-def _threads_are_limited(threads: int) -> bool:
-    return _limited_to == threads
 
 
 _host: str | None = None
@@ -506,14 +494,14 @@ def _pack_reply(reply: Reply) -> tuple[Any, ...]:
 
     column = _wire.pack_column(reply.values, refuse)
     errors = {
-        offset: pack_raised(exc, _wire.dumps, hide=_OURS)
+        offset: pack_raised(exc, _wire.dumps, hide=())
         for offset, exc in {**reply.errors, **unsendable}.items()
     }
     for exc in reply.errors.values():
         exc.__traceback__ = None  # frees the frames, and what they hold, before the next chunk
     worker = reply.worker
     fields = (worker.backend, worker.host, worker.pid, worker.thread)
-    broken = None if reply.broken is None else pack_raised(reply.broken, _wire.dumps, hide=_OURS)
+    broken = None if reply.broken is None else pack_raised(reply.broken, _wire.dumps, hide=())
     used = tuple(reply.random_used)
     return ((column.whole, column.each), errors, reply.events, reply.seconds, fields, used, broken)
 

@@ -28,7 +28,7 @@ from typing import Any
 
 from anypool.errors import StartError
 
-__all__ = ["CLUSTER_CONFIG", "ClusterProcess", "hold"]
+__all__ = ["CLUSTER_CONFIG", "NO_DASHBOARD", "ClusterProcess", "hold"]
 
 CLUSTER_CONFIG: dict[str, Any] = {
     # A lost worker's call is not run again: whether to do so is decided by the caller.
@@ -45,6 +45,13 @@ CLUSTER_CONFIG: dict[str, Any] = {
     "distributed.admin.low-level-log-length": 0,
 }
 """Settings of distributed for clusters that are started here."""
+
+NO_DASHBOARD: dict[str, Any] = {
+    # Without an address the scheduler would listen for HTTP on every interface, and warn if port 8787 is taken.
+    "dashboard_address": "127.0.0.1:0",
+    "scheduler_kwargs": {"dashboard": False},
+}
+"""Options of `LocalCluster`."""
 
 _CODE = "import sys; sys.path[:] = {path!r}; from anypool.backends._dask_cluster import hold; hold()"
 _CLOSES_WITHIN = 10.0
@@ -173,7 +180,7 @@ def _start(settings: dict[str, Any]) -> tuple[Any, dict[str, str]]:
     local_cluster: Any = distributed.LocalCluster
     cluster = local_cluster(
         host="127.0.0.1",
-        dashboard_address=None,
+        **NO_DASHBOARD,
         memory_limit=0,
         processes=True,
         silence_logs=logging.CRITICAL,

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-import logging
 import pickle
-import shutil
-import tempfile
 import threading
 import uuid
 from collections import deque
@@ -19,19 +15,10 @@ from typing import Any, ClassVar
 from anypool._bridge import settle
 from anypool._cpus import available_cpus
 from anypool.backend import Traits
-from anypool.backends._dask_cluster import CLUSTER_CONFIG, ClusterProcess
-from anypool.errors import ConfigError, ExecutorClosed, StartError, VersionMismatch
+from anypool.backends._dask_client import Connection
+from anypool.errors import ConfigError, ExecutorClosed
 
 __all__ = ["Dask"]
-
-# Clusters started from two threads at once would race in distributed's imports, which are circular.
-_import_lock = threading.Lock()
-
-_START_WITHIN = 60.0
-"""Seconds for a local cluster to start: importing distributed on a cold, shared disk takes most of it."""
-
-_VERSION = "getattr(__import__('anypool'), '__version__', None)"
-"""Evaluated on each worker, by a builtin: it must not need anypool to find that anypool is missing."""
 
 
 class _Run:
@@ -103,9 +90,8 @@ class Dask:
         if self.cluster_options and not isinstance(self.cluster, str):
             raise ConfigError("backend 'dask': cluster_options needs cluster='module.Class'")
         self._lock = threading.Lock()
-        self._stopping = threading.Lock()
+        self._connection: Connection | None = None
         self._client: Any = None
-        self._closers: list[Callable[[bool], None]] = []  # closed last to first; the argument is `cancel`
         self._stopped = False
         self._free = 0
         # distributed can neither tell whether a task runs nor take one back for sure. So it never gets more
@@ -121,119 +107,49 @@ class Dask:
         return {"address": rest if "://" in rest else f"tcp://{rest}"}
 
     def start(self) -> tuple[int, Traits]:
-        try:
-            if self._is_local() and self.processes:
-                self._start_local_processes()
-            else:
-                self._connect()
-            self._free = self._capacity()
-            self._check_versions()
-        except BaseException:
-            self.stop(cancel=True)
-            raise
-        return self._free, self._traits()
+        """Connect, or start a cluster; how many calls it runs at once.
 
-    def _start_local_processes(self) -> None:
-        workers = self.max_workers or available_cpus()
-        cluster = ClusterProcess(n_workers=workers, threads_per_worker=self.threads_per_worker)
-        self._closers.append(lambda cancel: cluster.close(kill=cancel))
-        _import_distributed()  # while the cluster's process does the same
-        self._connect_to(cluster.address(timeout=_START_WITHIN))
-
-    def _connect(self) -> None:
-        if self.client is not None:
-            self._client = self.client
-        elif self.address is not None:
-            self._connect_to(self.address)
-        elif self.cluster is not None and not isinstance(self.cluster, str):
-            self._new_client(self.cluster)
-        else:
-            cluster = self._new_cluster()
-            self._closers.append(lambda _: cluster.close())
-            self._new_client(cluster)
-
-    def _new_cluster(self) -> Any:
-        import dask
-
-        if self.cluster is not None:
-            try:
-                made = _named(self.cluster)(**self.cluster_options)
-            except ImportError as exc:
-                raise ConfigError(f"backend 'dask': no cluster class {self.cluster!r}: {exc}") from exc
-            if self.max_workers is not None:
-                made.scale(self.max_workers)
-            return made
-        folder = tempfile.mkdtemp(prefix="anypool-dask-")
-        self._closers.append(lambda _: shutil.rmtree(folder, ignore_errors=True))
-        with dask.config.set(CLUSTER_CONFIG):
-            return _import_distributed().LocalCluster(
-                processes=False,
-                n_workers=self.max_workers or available_cpus(),
-                threads_per_worker=self.threads_per_worker,
-                dashboard_address=None,
-                memory_limit=0,
-                local_directory=folder,
-                silence_logs=logging.CRITICAL,
-            )
-
-    def _connect_to(self, address: str) -> None:
-        """A client for the scheduler at `address`, with a loop of our own: distributed leaves its one running
-        where no scheduler answers, and makes nothing of an answer that is not a scheduler's.
+        Raises
+        ------
+        StartError
+            No scheduler answers, or no worker comes, in time.
+        VersionMismatch
+            A worker has no anypool, or another version of it.
         """
-        distributed = _import_distributed()
-        runner = distributed.utils.LoopRunner()
-        runner.start()
-        self._closers.append(lambda _: runner.stop())
+        connection = Connection(timeout=self.timeout, security=self.security)
         try:
-            distributed.utils.sync(runner.loop, _knock, address, self.timeout, self.security)
-            self._new_client(address, loop=runner.loop)
-        except Exception as exc:
-            raise StartError(f"no Dask scheduler answered at {address} within {self.timeout:g} s") from exc
+            self._connect(connection)
+            threads = connection.threads()
+            connection.check_versions()
+        except BaseException:
+            connection.close(kill=True)
+            raise
+        size = sum(threads.values())
+        if self.max_workers and not self._is_local():
+            size = min(size, self.max_workers)
+        self._connection, self._client, self._free = connection, connection.client, size
+        return size, self._traits(max(threads.values()))
 
-    def _new_client(self, target: Any, **options: Any) -> None:
-        import dask
-
-        # The log of recent messages would keep finished payloads alive.
-        with dask.config.set({"distributed.admin.low-level-log-length": 0}):
-            client = _import_distributed().Client(
-                target, timeout=self.timeout, security=self.security, set_as_default=False, **options
-            )
-        self._closers.append(lambda _: client.close())
-        self._client = client
-        # It would hold a call back for up to 10 ms, to send others with it; ours do not come in crowds.
-        stream: Any = getattr(client, "scheduler_comm", None)
-        if hasattr(stream, "interval"):
-            stream.interval = 0
-
-    def _capacity(self) -> int:
-        where = self._client.scheduler.address
-        try:
-            self._client.wait_for_workers(1, timeout=self.timeout)
-        except (OSError, TimeoutError) as exc:
-            raise StartError(f"the Dask scheduler at {where} had no worker in {self.timeout:g} s") from exc
-        threads: int = sum(self._client.nthreads().values())
-        return min(threads, self.max_workers) if self.max_workers and not self._is_local() else threads
-
-    def _check_versions(self) -> None:
-        here = eval(_VERSION)
-        there = self._client.run(eval, _VERSION, on_error="return")
-        for address, version in there.items():
-            if version == here:
-                continue
-            what = "cannot import it" if isinstance(version, BaseException) else f"has {version}"
-            raise VersionMismatch(
-                f"this process has anypool {here}, the Dask worker at {address} {what}; "
-                f"there: pip install 'anypool=={here}'"
-            ) from (version if isinstance(version, BaseException) else None)
+    def _connect(self, connection: Connection) -> None:
+        if self.client is not None:
+            connection.client = self.client
+        elif self.address is not None:
+            connection.to_address(self.address)
+        elif isinstance(self.cluster, str):
+            connection.to_class(self.cluster, self.cluster_options, n_workers=self.max_workers)
+        elif self.cluster is not None:
+            connection.to_cluster(self.cluster)
+        else:
+            start = connection.to_processes if self.processes else connection.to_threads
+            start(n_workers=self.max_workers or available_cpus(), threads_per_worker=self.threads_per_worker)
 
     def _is_local(self) -> bool:
         return self.address is None and self.client is None and self.cluster is None
 
-    def _traits(self) -> Traits:
+    def _traits(self, threads: int) -> Traits:
         from distributed.scheduler import KilledWorker
 
         local = self._is_local()
-        threads = max(self._client.nthreads().values())
         in_caller = local and not self.processes
         return Traits(
             concurrent_in_process=in_caller or threads > 1,
@@ -247,6 +163,7 @@ class Dask:
         )
 
     def submit(self, call: Callable[[Any], Any], payload: Any, /) -> Future[Any]:
+        """Run the call on a worker as soon as one has a free thread; until then it can be cancelled."""
         future: Future[Any] = Future()
         with self._lock:
             if self._stopped or self._client is None:
@@ -291,7 +208,9 @@ class Dask:
                 self._send_next()  # its thread is free now: the next call need not wait for the fetch
             value = await self._client.gather(native, asynchronous=True)
         except asyncio.CancelledError:
-            error = SchedulerLostError("Dask forgot the call: its scheduler, or the connection to it, is gone")
+            error = SchedulerLostError(
+                "Dask forgot the call: its scheduler, or the connection to it, is gone"
+            )
         except Exception as exc:
             error = exc
         native.release()
@@ -305,6 +224,9 @@ class Dask:
         self._send_waiting()
 
     def stop(self, *, cancel: bool) -> None:
+        """Close what was started here; with `cancel`, without waiting for calls. A running call of a cluster that
+        was not started here goes on there, unheard.
+        """
         with self._lock:
             self._stopped = True
             waiting, sent = list(self._waiting), dict(self._sent)
@@ -317,33 +239,9 @@ class Dask:
         for future, native in sent.items():
             native.release()  # the last reference: Dask drops the task, unless it runs
             settle(future, error=ExecutorClosed("the backend 'dask' was stopped while the call was running"))
-        with self._stopping:
-            while self._closers:
-                self._closers.pop()(cancel)
+        if self._connection is not None:
+            self._connection.close(kill=cancel)
 
 
 class SchedulerLostError(ConnectionError):
     """The scheduler, or the connection to it, is gone, and with it every call that Dask had."""
-
-
-def _import_distributed() -> Any:
-    with _import_lock:
-        return importlib.import_module("distributed")
-
-
-async def _knock(address: str, timeout: float, security: Any) -> None:
-    """Connect and shake hands, as a client would."""
-    from distributed.core import connect
-
-    arguments = {} if security is None else security.get_connection_args("client")
-    comm = await connect(address, timeout=timeout, **arguments)
-    await comm.close()
-
-
-def _named(dotted: str) -> Any:
-    """The class that ``"module.Class"`` or ``"module:Class"`` names."""
-    module, _, attribute = dotted.replace(":", ".").rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except (AttributeError, ValueError) as exc:
-        raise ImportError(f"{dotted} is not module.Class: {exc}") from exc

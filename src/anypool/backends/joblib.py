@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -52,6 +53,7 @@ class Joblib:
     native_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._lock = threading.Lock()
         self._outstanding = Outstanding()
         self._backend: Any = None
         self._own_loky: RenewingPool | None = None
@@ -140,7 +142,8 @@ class Joblib:
         if self._synchronous:
             _run_here(future, task)
         else:
-            self._backend.submit(task, functools.partial(self._finish, self._backend, future))
+            with self._lock:  # joblib makes its thread pool at the first call, and for two at once makes two
+                self._backend.submit(task, functools.partial(self._finish, self._backend, future))
         return future
 
     @staticmethod
@@ -148,8 +151,7 @@ class Joblib:
         try:
             value = backend.retrieve_result_callback(out)
         except BaseException as exc:  # SystemExit of a worker too: it ended the call, not us
-            # The frames here lead to those of the native pool's thread, and so would keep that pool alive.
-            settle(future, error=exc.with_traceback(None))
+            settle(future, error=_without_frames(exc))
         else:
             settle(future, value)
 
@@ -202,6 +204,18 @@ def _safe_context() -> Any:
 
 def _unless_cancelled(future: Future[Any], task: Callable[[], Any]) -> Any:
     return task() if future.set_running_or_notify_cancel() else None
+
+
+def _without_frames(error: BaseException) -> BaseException:
+    """`error` without the frames of this process, which lead to the native pool's thread and keep that pool alive.
+
+    What a worker raised brings its own frames as text.
+    """
+    each: BaseException | None = error
+    while each is not None and each.__traceback__ is not None:
+        each.__traceback__ = None
+        each = each.__cause__ or each.__context__
+    return error
 
 
 def _run_here(future: Future[Any], task: Callable[[], Any]) -> None:

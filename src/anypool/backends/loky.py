@@ -14,6 +14,7 @@ from anypool.errors import ExecutorClosed, StartError
 
 __all__ = ["Loky"]
 
+
 @dataclass(kw_only=True)
 class Loky:
     """Runs calls on a loky pool of its own, never on the reusable one that the process may share.

@@ -180,8 +180,7 @@ class FunctionsTests(SubjectFixtures):
 
     def test_the_function_runs_where_calls_belong(self, executor: Any, subject: Subject, place: Path) -> None:
         tally = Tally(place / "pids")
-        list(executor.map(lambda item: tally.mark(os.getpid()), range(4)) if "any_function" in subject.features
-             else executor.map(functools.partial(_mark_pid, tally), range(4)))
+        list(executor.map(functools.partial(_mark_pid, tally), range(4)))
         is_here = set(map(int, tally.labels())) == {os.getpid()}
         assert is_here is subject.traits.in_caller
 

@@ -26,7 +26,9 @@ def _mark_and_fail(tally: Tally, item: int) -> int:
 def _mark_and_work(tally: Tally, item: int) -> int:
     """Quick at first, then a thousand times slower: a chunk planned by the first calls is too large."""
     tally.mark(item)
-    return sum(range(2_000_000)) and item if 100 <= item < 108 else item
+    if 100 <= item < 108:
+        sum(range(300_000))
+    return item
 
 
 @clause("once")

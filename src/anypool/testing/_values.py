@@ -194,19 +194,13 @@ class ValuesTests(SubjectFixtures):
 
     @needs("send_errors")
     def test_a_coroutine_function_is_called_not_awaited(self, executor: Any, subject: Subject) -> None:
-        async def never_awaited() -> int:
-            return 1
-
-        def call() -> Any:
-            return never_awaited()
-
         if subject.traits.shares_memory:
-            coroutine = executor.submit(call).result(timeout=LIMIT)
+            coroutine = executor.submit(_never_awaited).result(timeout=LIMIT)
             assert inspect.iscoroutine(coroutine)
             coroutine.close()
         else:
             with pytest.raises(SendError, match="coroutine"):
-                executor.submit(_close_later, call).result(timeout=LIMIT)
+                executor.submit(_make_coroutine).result(timeout=LIMIT)
 
     @needs("starmap")
     def test_starmap_unpacks_each_item(self, executor: Any) -> None:
@@ -245,8 +239,12 @@ class ValuesTests(SubjectFixtures):
         assert pairs == [(2 * item, item + 100) for item in range(100)]
 
 
-def _close_later(call: Any) -> Any:
-    """A coroutine object that does not complain that nobody awaited it."""
-    coroutine = call()
+async def _never_awaited() -> int:
+    return 1
+
+
+def _make_coroutine() -> Any:
+    """What `_never_awaited` returns, closed: so that nobody warns of it on the worker."""
+    coroutine = _never_awaited()
     coroutine.close()
     return coroutine

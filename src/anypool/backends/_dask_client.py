@@ -1,0 +1,202 @@
+"""A connection to a Dask cluster, and what was started for it: all that has to be closed again, in one place."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from anypool.backends._dask_cluster import CLUSTER_CONFIG, NO_DASHBOARD, ClusterProcess
+from anypool.errors import ConfigError, StartError, VersionMismatch
+
+__all__ = ["Connection"]
+
+# Clusters started from two threads at once would race in distributed's imports, which are circular.
+_import_lock = threading.Lock()
+
+_START_WITHIN = 60.0
+"""Seconds for a local cluster to start: importing distributed on a cold, shared disk takes most of it."""
+
+_VERSION = "getattr(__import__('anypool'), '__version__', None)"
+"""Evaluated on each worker, by a builtin: it must not need anypool to find that anypool is missing."""
+
+
+class Connection:
+    """A client of a cluster, which one of the methods named `to_...` gets.
+
+    Parameters
+    ----------
+    timeout : float
+        Seconds within which a scheduler must answer and have a worker.
+    security : distributed.security.Security, optional
+        TLS of a connection by address.
+
+    Attributes
+    ----------
+    client : distributed.Client
+        None until connected.
+    """
+
+    def __init__(self, *, timeout: float, security: Any) -> None:
+        self._timeout = timeout
+        self._security = security
+        self._closers: list[Callable[[bool], None]] = []  # called last to first; the argument is `kill`
+        self._closing = threading.Lock()
+        self.client: Any = None
+
+    def to_processes(self, *, n_workers: int, threads_per_worker: int) -> None:
+        """Start a local cluster in processes of its own."""
+        cluster = ClusterProcess(n_workers=n_workers, threads_per_worker=threads_per_worker)
+        self._closers.append(lambda kill: cluster.close(kill=kill))
+        _import_distributed()  # while the cluster's process does the same
+        self.to_address(cluster.address(timeout=_START_WITHIN))
+
+    def to_threads(self, *, n_workers: int, threads_per_worker: int) -> None:
+        """Start a local cluster in this process."""
+        import dask
+
+        folder = tempfile.mkdtemp(prefix="anypool-dask-")
+        self._closers.append(lambda _: shutil.rmtree(folder, ignore_errors=True))
+        with dask.config.set(CLUSTER_CONFIG):
+            cluster = _import_distributed().LocalCluster(
+                processes=False,
+                n_workers=n_workers,
+                threads_per_worker=threads_per_worker,
+                **NO_DASHBOARD,
+                memory_limit=0,
+                local_directory=folder,
+                silence_logs=logging.CRITICAL,
+            )
+        self._closers.append(lambda _: cluster.close())
+        self.to_cluster(cluster)
+
+    def to_class(self, dotted: str, options: Mapping[str, Any], *, n_workers: int | None) -> None:
+        """Start the cluster that a class makes; scale it, if told to how many workers.
+
+        Raises
+        ------
+        ConfigError
+            There is no such class.
+        """
+        _import_distributed()
+        try:
+            made = _named(dotted)
+        except ImportError as exc:
+            raise ConfigError(f"backend 'dask': no cluster class {dotted!r}: {exc}") from exc
+        cluster = made(**options)
+        self._closers.append(lambda _: cluster.close())
+        if n_workers is not None:
+            cluster.scale(n_workers)
+        self.to_cluster(cluster)
+
+    def to_cluster(self, cluster: Any) -> None:
+        """Connect to a cluster object."""
+        self._new_client(cluster)
+
+    def to_address(self, address: str) -> None:
+        """Connect to a scheduler.
+
+        The loop is of our own: distributed leaves one running where no scheduler answers, and makes nothing of an
+        answer that is not a scheduler's.
+
+        Raises
+        ------
+        StartError
+            No scheduler answers there in time.
+        """
+        distributed = _import_distributed()
+        runner = distributed.utils.LoopRunner()
+        runner.start()
+        self._closers.append(lambda _: runner.stop())
+        try:
+            distributed.utils.sync(runner.loop, _knock, address, self._timeout, self._security)
+            self._new_client(address, loop=runner.loop, security=self._security)
+        except Exception as exc:
+            raise StartError(f"no Dask scheduler answered at {address} within {self._timeout:g} s") from exc
+
+    def _new_client(self, target: Any, **options: Any) -> None:
+        import dask
+
+        make = _import_distributed().Client
+        # The log of recent messages would keep finished payloads alive.
+        with dask.config.set({"distributed.admin.low-level-log-length": 0}):
+            client = make(target, timeout=self._timeout, set_as_default=False, **options)
+        self._closers.append(lambda _: client.close())
+        self.client = client
+        # It would hold a call back for up to 10 ms, to send others with it; ours do not come in crowds.
+        stream: Any = getattr(client, "scheduler_comm", None)
+        if hasattr(stream, "interval"):
+            stream.interval = 0
+
+    def threads(self) -> dict[str, int]:
+        """How many calls each worker can run, by address; at least one worker is there.
+
+        Raises
+        ------
+        StartError
+            No worker came in time.
+        """
+        where = self.client.scheduler.address
+        try:
+            self.client.wait_for_workers(1, timeout=self._timeout)
+        except (OSError, TimeoutError) as exc:
+            raise StartError(f"the Dask scheduler at {where} had no worker in {self._timeout:g} s") from exc
+        found: dict[str, int] = self.client.nthreads()
+        return found
+
+    def check_versions(self) -> None:
+        """Look whether each worker has the anypool that this process has.
+
+        Raises
+        ------
+        VersionMismatch
+            One has none, or another version.
+        """
+        here = eval(_VERSION)
+        for address, there in self.client.run(eval, _VERSION, on_error="return").items():
+            if there == here:
+                continue
+            what = "cannot import it" if isinstance(there, BaseException) else f"has {there}"
+            raise VersionMismatch(
+                f"this process has anypool {here}, the Dask worker at {address} {what}; "
+                f"there: pip install 'anypool=={here}'"
+            ) from (there if isinstance(there, BaseException) else None)
+
+    def close(self, *, kill: bool) -> None:
+        """Close what was started here, and nothing of the user's. Idempotent.
+
+        Parameters
+        ----------
+        kill : bool
+            Do not wait for what workers of our own are running.
+        """
+        with self._closing:
+            while self._closers:
+                self._closers.pop()(kill)
+
+
+def _import_distributed() -> Any:
+    with _import_lock:
+        return importlib.import_module("distributed")
+
+
+async def _knock(address: str, timeout: float, security: Any) -> None:
+    """Connect and shake hands, as a client would."""
+    from distributed.core import connect
+
+    arguments = {} if security is None else security.get_connection_args("client")
+    comm = await connect(address, timeout=timeout, **arguments)
+    await comm.close()
+
+
+def _named(dotted: str) -> Any:
+    """The class that ``"module.Class"`` or ``"module:Class"`` names."""
+    module, _, attribute = dotted.replace(":", ".").rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (AttributeError, ValueError) as exc:
+        raise ImportError(f"{dotted} is not module.Class: {exc}") from exc

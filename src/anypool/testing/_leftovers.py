@@ -1,0 +1,93 @@
+"""What of this process exists now: threads, children, open files. Nothing of it may be an executor's after its end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["Existing", "existing"]
+
+# Processes that the interpreter, or a library, keeps until it ends, one for the whole process, and that hold
+# nothing of an executor: they are no leftovers. (module, attribute with the tracker or server, its pid)
+_KEPT_PROCESSES = (
+    ("multiprocessing.resource_tracker", "_resource_tracker", "_pid"),
+    ("multiprocessing.forkserver", "_forkserver", "_forkserver_pid"),
+    ("loky.backend.resource_tracker", "_resource_tracker", "_pid"),
+)
+# Threads that a library keeps until the interpreter ends, one for the whole process: the event loop of
+# synchronous clients of distributed, its profiler's, its offloader's, and tqdm's; asyncio's default pool;
+# pytest-timeout's timer.
+_KEPT_THREADS = (
+    "IO loop",
+    "Profile",
+    "Dask-Offload",
+    "Dask-Callback",
+    "asyncio_",
+    "AsyncProcess",
+    "TCP-Executor",
+    "tqdm_monitor",
+    "pytest_timeout",
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Existing:
+    """Threads and children by a readable name, and the number of open files (None: cannot be told)."""
+
+    threads: frozenset[str]
+    children: frozenset[str]
+    files: int | None
+
+    def beyond(self, before: Existing) -> list[str]:
+        """What there is that was not there before, for people; files are counted, since numbers are used again."""
+        found = sorted(self.threads - before.threads) + sorted(self.children - before.children)
+        if self.files is not None and before.files is not None and self.files > before.files:
+            found.append(f"{self.files - before.files} open files more")
+        return found
+
+
+def existing() -> Existing:
+    """What exists now, without what the interpreter and libraries keep for the whole process."""
+    threads = frozenset(
+        f"thread {each.name!r} ({each.ident})"
+        for each in threading.enumerate()
+        if not each.name.startswith(_KEPT_THREADS)
+    )
+    return Existing(threads=threads, children=_children(), files=_count_files())
+
+
+def _kept_pids() -> set[int | None]:
+    kept: set[int | None] = set()
+    for module, attribute, pid in _KEPT_PROCESSES:
+        holder: Any = getattr(sys.modules.get(module), attribute, None)
+        kept.add(getattr(holder, pid, None))
+    return kept
+
+
+def _children() -> frozenset[str]:
+    import psutil
+
+    kept = _kept_pids()
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        if child.pid in kept:
+            continue
+        try:
+            words = " ".join(child.cmdline()[:4])
+        except psutil.NoSuchProcess:
+            continue
+        except psutil.Error:  # a zombie has none
+            words = child.name()
+        found.add(f"process {child.pid} ({words:.80})")
+    return frozenset(found)
+
+
+def _count_files() -> int | None:
+    """How many files, pipes and sockets this process has open."""
+    try:
+        return len(os.listdir("/proc/self/fd"))
+    except OSError:
+        return None

@@ -1,0 +1,390 @@
+"""The house: which file may import which, what an import may load, and that what is public is there and explained.
+
+`TABLE` is the whole house in order. A file imports only what stands above it, whether at its top, inside a
+function or for types alone; so there are no cycles, also within a layer.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import anypool
+from anypool import errors
+
+PACKAGE = Path(anypool.__file__).parent
+
+# module, layer, why it is a file of its own
+TABLE = """
+errors                L0  the tree of errors; what a call raises is none of them
+_chunks               L1  how many items go into one call; is told times, reads no clock
+_flow                 L1  which results may go out, how much may be read: order and back-pressure
+_retry                L1  which items again, and after how long
+_cpus                 L1  how many CPUs and inner threads there are; asks the system, nothing of ours
+_seeds                L1  (seed, index) to random numbers
+_identity             L1  whether two results are the same, strictly, and where they first differ
+_table                L1  rows of text as a table
+_settings             L1  the settings that mean the same on every backend
+_options              L1  values by their declared types
+_raised               L2  an exception as plain data, and itself again
+_relay                L2  output captured on the worker, replayed by the caller
+_context              L2  what of the caller's surroundings holds for its calls
+_segments             L2  large buffers between processes of one machine, without copies
+_wire                 L2  what travels: pickling that names what could not be sent
+_worker               L2  all that ever runs on a worker
+backend               L3  the contract for authors of backends
+_bridge               L3  from executors of the stdlib's kind to the contract
+_registry             L4  backends by name, imported when asked for
+_levels               L4  what each place of configuration says
+_choice               L4  which of all that was said holds
+_explain              L4  why it holds, as a table and as JSON
+_config               L4  the decision, and `use`
+_dispatch             L4  between the calls that people make and the one backend: queue, slots, end
+_futures              L4  the future that `submit` returns
+_map                  L4  one map: reads the input, keeps workers busy, gives results in order
+_executor             L4  what people hold
+_pool_link            L5  the channel between the local pool and one worker
+_pool_child           L5  what runs in the processes of the local pool
+_pool_start           L5  starting worker processes, watching their ends, the three start methods
+_pool                 L5  the local pool: one task, one future, no shared lock
+backends              L5  the package of the leaves; empty
+backends.serial       L5  the reference: calls in the caller's thread
+backends.threads      L5  the stdlib's thread pool
+backends.processes    L5  the local pool
+backends.loky         L5  loky
+backends.joblib       L5  whatever joblib knows
+backends._dask_cluster  L5  a Dask cluster in a process of its own
+backends.dask         L5  Dask
+testing               L5  the contract as tests; a package with an order of its own
+_compare              L5  one workload on many backends
+_verify               L5  whether a function is portable, and why not
+cli                   L5  the command line
+__main__              L5  `python -m anypool`
+__init__              L5  the public names, loaded when asked for
+"""
+
+AWAITED = {"_retry", "_segments", "_verify", "cli"}
+"""Files that the table has room for already; the only ones that may be missing."""
+
+CONTRACT = {"errors", "backend", "_bridge", "_cpus"}
+BACKENDS = {
+    "backends": (set(), set()),
+    "backends.serial": (set(), set()),
+    "backends.threads": (set(), set()),
+    "backends.processes": ({"_pool"}, set()),
+    "backends.loky": (set(), {"loky"}),
+    "backends.joblib": (set(), {"joblib"}),
+    "backends._dask_cluster": (set(), {"dask", "distributed"}),
+    "backends.dask": ({"backends._dask_cluster"}, {"dask", "distributed"}),
+}
+"""What each backend may import beyond `CONTRACT` and the standard library: files of ours, and libraries."""
+
+LAZY_LIBRARIES = {
+    "_wire": {"cloudpickle"},
+    "_context": {"numpy"},
+    "_seeds": {"numpy"},
+    "_identity": {"numpy"},
+    "_cpus": {"threadpoolctl"},
+    "_raised": {"tblib"},
+}
+"""Libraries that a file of the core may import inside a function, where it is needed."""
+
+LONGEST_BACKEND = 300
+LONGER = {"backends.dask": (400, "a cluster of its own or another's, with checks of both ends")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One file of the house."""
+
+    place: int
+    layer: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """One import statement: what it loads, and whether loading the file runs it."""
+
+    target: str
+    line: int
+    at_import: bool
+
+    @property
+    def own(self) -> str | None:
+        """The name in `TABLE` of a file of ours; None for another library."""
+        top, _, rest = self.target.partition(".")
+        return (rest or "__init__") if top == "anypool" else None
+
+    @property
+    def library(self) -> str | None:
+        """The library that is neither ours nor the standard one; None for these."""
+        top = self.target.partition(".")[0]
+        return None if top == "anypool" or top in sys.stdlib_module_names else top
+
+
+def _rows() -> dict[str, Row]:
+    rows = {}
+    for place, line in enumerate(TABLE.strip().splitlines()):
+        name, layer, reason = line.split(maxsplit=2)
+        rows[name] = Row(place=place, layer=layer, reason=reason)
+    return rows
+
+
+ROWS = _rows()
+
+
+def _name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
+
+
+FILES = {_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+CORE = [name for name in FILES if name.partition(".")[0] not in {"backends", "testing"}]
+TESTING = [name for name in FILES if name.partition(".")[0] == "testing"]
+
+
+def _row_name(name: str) -> str:
+    """The name in `TABLE`: `testing` has one row."""
+    return "testing" if name.startswith("testing.") else name
+
+
+@cache
+def _tree(name: str) -> ast.Module:
+    return ast.parse(FILES[name].read_text(encoding="utf-8"))
+
+
+def _is_type_checking(node: ast.AST) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+
+
+@cache
+def _imports(name: str) -> tuple[Import, ...]:
+    return tuple(_walk(_tree(name), name, at_import=True))
+
+
+def _walk(node: ast.AST, name: str, *, at_import: bool) -> Iterator[Import]:
+    for child in ast.iter_child_nodes(node):
+        runs = at_import and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        if _is_type_checking(child):
+            runs = False
+        for target in _targets(child, name):
+            yield Import(target=target, line=child.lineno, at_import=runs)  # type: ignore[attr-defined]
+        yield from _walk(child, name, at_import=runs)
+
+
+def _targets(node: ast.AST, name: str) -> Iterator[str]:
+    """What a statement, or a call of `import_module` with a literal name, loads."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        assert node.level == 0, f"{name}:{node.lineno}: a relative import"
+        for alias in node.names:
+            inside = f"{node.module}.{alias.name}"
+            yield inside if inside.removeprefix("anypool.") in FILES else str(node.module)
+    elif isinstance(node, ast.Call) and ast.unparse(node.func) in {"import_module", "importlib.import_module"}:
+        first = node.args[0]
+        if isinstance(first, ast.Constant):
+            yield str(first.value)
+
+
+def _found(name: str, each: Import) -> str:
+    return f"{name}.py:{each.line} imports {each.target}"
+
+
+def test_every_file_has_a_row_in_the_table():
+    assert {_row_name(name) for name in FILES} - set(ROWS) == set()
+
+
+def test_every_row_of_the_table_has_a_file():
+    assert set(ROWS) - {_row_name(name) for name in FILES} - AWAITED == set()
+
+
+def test_the_layers_of_the_table_only_rise():
+    layers = [row.layer for row in ROWS.values()]
+    assert layers == sorted(layers)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_file_says_in_its_first_line_why_it_exists(name):
+    text = ast.get_docstring(_tree(name))
+    assert text, f"{name}.py has no docstring"
+    assert text.splitlines()[0].rstrip().endswith((".", ":", "?")), f"{name}.py: its first line is no sentence"
+
+
+@pytest.mark.parametrize("name", [*CORE, *BACKENDS])
+def test_imports_point_down_only(name):
+    wrong = [
+        _found(name, each)
+        for each in _imports(name)
+        if each.own is not None and ROWS[_row_name(each.own)].place >= ROWS[name].place
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", TESTING)
+def test_the_imports_of_the_suite_have_no_cycle(name):
+    reached: set[str] = set()
+    ahead = _own_at_import(name)
+    while ahead:
+        each = ahead.pop()
+        if each not in reached:
+            reached.add(each)
+            ahead |= _own_at_import(each)
+    assert name not in reached
+
+
+def _own_at_import(name: str) -> set[str]:
+    return {each.own for each in _imports(name) if each.at_import and each.own in TESTING}  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", [name for name in CORE if name not in {"cli", "__main__"}])
+def test_nobody_in_the_core_imports_the_suite_or_the_command_line(name):
+    wrong = [_found(name, each) for each in _imports(name) if each.own and _row_name(each.own) in {"testing", "cli"}]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", [*CORE, *TESTING])
+def test_nobody_imports_a_backend(name):
+    assert [_found(name, each) for each in _imports(name) if each.own and each.own.startswith("backends")] == []
+
+
+@pytest.mark.parametrize("name", [name for name in CORE if not name.startswith("_pool")])
+def test_only_the_backend_processes_imports_the_local_pool(name):
+    assert [_found(name, each) for each in _imports(name) if each.own and each.own.startswith("_pool")] == []
+
+
+def test_every_backend_has_its_rule():
+    assert {name for name in FILES if name.startswith("backends")} == set(BACKENDS)
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_backend_imports_only_the_contract_and_its_own_library(name):
+    ours, libraries = BACKENDS[name]
+    wrong = [
+        _found(name, each)
+        for each in _imports(name)
+        if (each.own is not None and each.own not in CONTRACT | ours)
+        or (each.library is not None and each.library not in libraries)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", [*CORE, *BACKENDS])
+def test_loading_a_file_loads_no_library(name):
+    assert [_found(name, each) for each in _imports(name) if each.at_import and each.library] == []
+
+
+@pytest.mark.parametrize("name", CORE)
+def test_the_core_uses_no_library_but_those_listed(name):
+    allowed = LAZY_LIBRARIES.get(name, set())
+    assert [_found(name, each) for each in _imports(name) if each.library and each.library not in allowed] == []
+
+
+@pytest.mark.parametrize("name", [name for name in CORE if name in ROWS and ROWS[name].layer <= "L2"])
+def test_what_runs_on_a_worker_loads_nothing_of_the_caller(name):
+    wrong = [
+        _found(name, each)
+        for each in _imports(name)
+        if each.at_import and each.own is not None and ROWS[each.own].layer > "L2"
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("name", BACKENDS)
+def test_a_backend_is_short(name):
+    limit, _ = LONGER.get(name, (LONGEST_BACKEND, ""))
+    assert len(FILES[name].read_text(encoding="utf-8").splitlines()) <= limit
+
+
+WATCHED_IMPORT = """
+import json, os, sys
+wanted = sys.argv[1]
+before = set(sys.modules)
+opened, forbidden = [], []
+
+def watch(event, arguments):
+    if event == "open" and isinstance(arguments[0], (str, bytes)):
+        opened.append(os.fsdecode(arguments[0]))
+    elif event in {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec", "os.system",
+                   "_winapi.CreateProcess", "_thread.start_new_thread", "os.putenv"} or event.startswith("socket."):
+        forbidden.append(event)
+
+sys.addaudithook(watch)
+import anypool
+if wanted == "all names":
+    for name in anypool.__all__:
+        getattr(anypool, name)
+elif wanted == "a worker's":
+    import anypool._worker
+loaded = sorted({name.partition(".")[0] for name in set(sys.modules) - before})
+print(json.dumps({"loaded": loaded, "opened": list(opened), "forbidden": list(forbidden)}))
+"""
+
+
+@pytest.fixture(params=["the package", "all names", "a worker's"])
+def watched(request, tmp_path):
+    """What importing does in a fresh interpreter, surrounded by configuration that nobody could use."""
+    (tmp_path / "anypool.toml").write_text("this is no TOML", encoding="utf-8")
+    environment = {**os.environ, "ANYPOOL_BACKEND": "no such backend", "ANYPOOL_NONSENSE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", WATCHED_IMPORT, request.param],
+        capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_importing_loads_no_library(watched):
+    assert set(watched["loaded"]) - sys.stdlib_module_names == {"anypool"}
+
+
+def test_importing_starts_no_thread_and_no_process_and_sets_no_variable(watched):
+    assert watched["forbidden"] == []
+
+
+def test_importing_reads_nothing_but_code(watched):
+    assert [path for path in watched["opened"] if not path.endswith((".py", ".pyc", ".so", ".pyd"))] == []
+
+
+@pytest.mark.parametrize("name", anypool.__all__)
+def test_every_public_name_is_there_and_explained(name):
+    value = getattr(anypool, name)
+    if name != "__version__":
+        assert (value.__doc__ or "").strip()
+        assert value.__doc__ not in {object.__doc__, Exception.__doc__}
+
+
+def test_what_type_checkers_see_is_what_is_public():
+    block = next(node for node in _tree("__init__").body if _is_type_checking(node))
+    seen = {alias.asname: node.module for node in ast.walk(block) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    homes = {name: f"anypool.{home}" for name, home in anypool._HOMES.items()}
+    assert seen == homes
+
+
+@pytest.mark.parametrize("name", sorted({*anypool._HOMES.values()}))
+def test_what_is_public_is_public_where_it_lives(name):
+    home = importlib.import_module(f"anypool.{name}")
+    public = {each for each, where in anypool._HOMES.items() if where == name}
+    assert public <= set(home.__all__)
+
+
+def test_every_error_is_exported_and_drawn_in_the_tree():
+    defined = {
+        name
+        for name, value in vars(errors).items()
+        if isinstance(value, type) and issubclass(value, errors.AnypoolError)
+    }
+    assert defined == set(errors.__all__)
+    assert defined <= set(anypool.__all__)
+    assert [name for name in sorted(defined) if name not in (errors.__doc__ or "")] == []
