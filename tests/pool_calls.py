@@ -121,3 +121,12 @@ def leave_work_for_exit(path: str) -> None:
     import atexit
 
     atexit.register(log, (path, 1))
+
+
+def read_shared(name: str) -> int:
+    from multiprocessing.shared_memory import SharedMemory
+
+    memory = SharedMemory(name)
+    value = memory.buf[0]
+    memory.close()
+    return value

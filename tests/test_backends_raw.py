@@ -22,8 +22,8 @@ from typing import Any
 
 import psutil
 import pytest
-import workers_calls as calls
 
+import workers_calls as calls
 from anypool._bridge import ForeignExecutor
 from anypool.backend import Backend, Traits
 from anypool.backends.dask import Dask
@@ -89,7 +89,7 @@ def _everything() -> set[str]:
     if shared.is_dir():
         found |= {f"semaphore {each}" for each in shared.glob(f"sem.loky-{os.getpid()}-*")}
     temporary = Path(os.environ.get("TMPDIR", "/tmp"))
-    return found | {f"folder {each}" for each in temporary.glob("anypool-dask-*")}
+    return found | {f"folder {each}" for each in temporary.glob(f"anypool-dask-{os.getpid()}-*")}
 
 
 def _belongs_to_a_library(thread: threading.Thread) -> bool:
@@ -405,7 +405,7 @@ def test_a_local_dask_cluster_does_not_outlive_a_killed_caller() -> None:
 
 
 def test_a_dead_scheduler_fails_its_calls_as_lost(nothing_left: None, tmp_path: Path) -> None:
-    backend = Dask(max_workers=1, timeout=2)
+    backend = Dask(max_workers=1, connect_timeout=2)
     size, traits = backend.start()
     (running,), _ = _block(Started(backend=backend, size=size, traits=traits), tmp_path, 1)
     (cluster,) = (each for each in psutil.Process().children() if "_dask_cluster" in " ".join(each.cmdline()))
@@ -419,7 +419,7 @@ def test_a_dead_scheduler_fails_its_calls_as_lost(nothing_left: None, tmp_path: 
 def test_a_scheduler_that_is_not_there_is_a_start_error_with_its_address(nothing_left: None) -> None:
     begun = time.monotonic()
     with pytest.raises(StartError, match="tcp://127.0.0.1:9"):
-        Dask(address="tcp://127.0.0.1:9", timeout=1).start()
+        Dask(address="tcp://127.0.0.1:9", connect_timeout=1).start()
     assert time.monotonic() - begun < 20
 
 
@@ -550,7 +550,7 @@ def test_a_cluster_started_by_its_own_command_line_is_used(running_scheduler: An
 
     with distributed.Client(address, set_as_default=False) as client:
         client.wait_for_workers(2, timeout=30)
-    backend = Dask(**Dask.from_url(address.removeprefix("tcp://")), timeout=30)
+    backend = Dask(**Dask.from_url(address.removeprefix("tcp://")), connect_timeout=30)
     size, traits = backend.start()
     assert (size, traits.remote, traits.in_caller) == (2, True, False)
     futures = [backend.submit(calls.echo, index) for index in range(20)]
@@ -562,7 +562,7 @@ def test_a_cluster_started_by_its_own_command_line_is_used(running_scheduler: An
 def test_a_scheduler_without_workers_is_a_start_error(running_scheduler: Any) -> None:
     address, _ = running_scheduler
     with pytest.raises(StartError, match=f"{address} had no worker"):
-        Dask(address=address, timeout=1).start()
+        Dask(address=address, connect_timeout=1).start()
 
 
 def test_a_worker_without_anypool_is_named_before_the_first_call(
@@ -576,7 +576,7 @@ def test_a_worker_without_anypool_is_named_before_the_first_call(
     with pytest.raises(
         VersionMismatch, match=r"worker at tcp://127\.0\.0\.1:\d+ cannot import it.*pip install"
     ):
-        Dask(address=address, timeout=30).start()
+        Dask(address=address, connect_timeout=30).start()
 
 
 def test_a_worker_with_another_version_is_named(users_cluster: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,7 @@ class TestProcessesSpawn(ExecutorTests):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+@pytest.mark.filterwarnings("ignore:start_method='fork' while:RuntimeWarning")  # a test process has threads
 class TestProcessesFork(ExecutorTests):
     backend = "processes"
     options: ClassVar = {"max_workers": 2, "start_method": "fork"}

@@ -100,7 +100,10 @@ class CallFuture(Future[Any]):
     def result(self, timeout: float | None = None) -> Any:
         """What the call returned; raises what it raised. See `concurrent.futures.Future.result`."""
         try:
-            return super().result(timeout)
+            value = super().result(timeout)
+            if self._exception is not None:  # one that is false, which the stdlib overlooked until 3.14 (gh-132063)
+                raise self._exception
+            return value
         finally:
             self._show()
             self = None  # type: ignore[assignment]  # break the cycle future -> exception -> frame -> future

@@ -44,6 +44,8 @@ _MISSING = object()
 # Of these, `==` between two of one type is identity already.
 _PLAIN = frozenset({int, bool, str, bytes, bytearray, type(None), type(...), type(NotImplemented), range, slice})
 
+_REBUILT_FROM = ".__reduce__()"
+
 _SHOWN_STEPS = 12
 _LONG_TEXT = 60
 
@@ -98,8 +100,7 @@ def first_difference(expected: Any, got: Any) -> str | None:
             continue
         verdict = _verdict(part.expected, part.got)
         if isinstance(verdict, str):
-            way = _way(place)
-            return f"{way}: {verdict}" if way else verdict
+            return _told(place, verdict)
         if verdict:
             met[id(part.expected), id(part.got)] = part
             waiting.extend(_Place(each, place) for each in reversed(verdict))
@@ -116,6 +117,22 @@ def _shortener() -> reprlib.Repr:
     shortener.maxstring = shortener.maxother = shortener.maxlong = _LONG_TEXT
     shortener.maxlevel = 3
     return shortener
+
+
+def _told(place: _Place, verdict: str) -> str:
+    """Return the way to a difference, and the difference, no deeper than the parts that people know."""
+    told: _Place = place
+    outer: _Place | None = place
+    while outer is not None:
+        if outer.part.step.startswith(_REBUILT_FROM) and outer.within is not None:
+            told = outer.within
+        outer = outer.within
+    if told is not place:
+        whole = _unlike(told.part.expected, told.part.got)
+        alike = short(told.part.expected) == short(told.part.got)
+        verdict = f"{whole}; {_way(place)}: {verdict}" if alike else whole
+    way = _way(told)
+    return f"{way}: {verdict}" if way else verdict
 
 
 def _way(place: _Place | None) -> str:
@@ -353,8 +370,8 @@ def _by_structure(expected: Any, got: Any) -> _Verdict:
     make, arguments, state, items, pairs = one
     other_make, other_arguments, other_state, other_items, other_pairs = other
     return [
-        _Part(".__reduce__()[0]", make, other_make),
-        _Part(".__reduce__()[1]", arguments, other_arguments),
+        _Part(f"{_REBUILT_FROM}[0]", make, other_make),
+        _Part(f"{_REBUILT_FROM}[1]", arguments, other_arguments),
         *_state_parts(state, other_state),
         _Part("", _drawn(items), _drawn(other_items)),
         _Part("", dict(pairs or ()), dict(other_pairs or ())),

@@ -43,21 +43,21 @@ _MAXIMUM_CALLS: Final = 64
 """How many unpickled callables a worker keeps; in practice it sees one."""
 
 
-def spawned(first: int, second: int, fault: int, datagrams: bool) -> None:
-    """Be a worker in a fresh interpreter; the arguments are descriptors (on Windows: handles)."""
+def spawned(descriptors: Sequence[int], datagrams: bool) -> None:
+    """Be a worker in a fresh interpreter. On Windows the descriptors are handles."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "win32":
         import msvcrt
 
-        first = msvcrt.open_osfhandle(first, os.O_RDONLY)
-        second = msvcrt.open_osfhandle(second, 0)
-        fault = msvcrt.open_osfhandle(fault, 0)
+        fds = [msvcrt.open_osfhandle(handle, 0) for handle in descriptors]
     else:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-        for fd in {first, second, fault}:
+        fds = list(descriptors)
+        for fd in fds:
             os.set_inheritable(fd, False)
-    end = WorkerEnd(first, second, datagrams=datagrams)
-    _work(end, fault, _watch_caller)
+    first, second, fault, *tracker = fds
+    _use_tracker(tracker)
+    _work(WorkerEnd(first, second, datagrams=datagrams), fault, _watch_caller)
 
 
 def run_zygote(control_fd: int, preload: Sequence[str]) -> None:
@@ -102,7 +102,7 @@ def _fork_one(datagrams: bool, fds: list[int], status_fds: dict[int, int], ours:
     pid = os.fork()
     if pid == 0:
         _be_forked_worker(datagrams, fds, [*status_fds.values(), *ours])
-    *worker_fds, status_fd = fds
+    status_fd, *worker_fds = fds
     for fd in worker_fds:
         os.close(fd)
     status_fds[pid] = status_fd
@@ -114,9 +114,10 @@ def _be_forked_worker(datagrams: bool, fds: list[int], close: list[int]) -> NoRe
     try:
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        first, second, fault, status_fd = fds
+        status_fd, first, second, fault, *tracker = fds
         for fd in (*close, status_fd):
             os.close(fd)
+        _use_tracker(tracker)
         _work(WorkerEnd(first, second, datagrams=datagrams), fault, _watch_nothing)
         _finish()
         code = 0
@@ -197,6 +198,12 @@ def _work(end: WorkerEnd, fault: int, watch: Callable[[WorkerEnd, dict[str, Any]
         del task  # its buffers must not stay while this worker waits
         end.reply(number, kind, parts)
         del parts
+
+
+def _use_tracker(fds: Sequence[int]) -> None:
+    for fd in fds:  # one, or none
+        tracker: Any = import_module("multiprocessing.resource_tracker")
+        tracker._resource_tracker._fd = fd
 
 
 def _prepare(start: dict[str, Any]) -> None:

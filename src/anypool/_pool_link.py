@@ -254,7 +254,7 @@ class Link:
                 return
             try:
                 self._stream.send(parts)
-            except (BrokenPipeError, ConnectionResetError):
+            except OSError:  # EPIPE or ECONNRESET; on Windows EINVAL
                 # The thread that reads the replies sees the end of the same stream, and decides about the task.
                 return
 
@@ -263,7 +263,7 @@ class Link:
         with self._writing:
             try:
                 self._stream.send((message.datagram, *message.body))
-            except (BrokenPipeError, ConnectionResetError):
+            except OSError:
                 return False
         return True
 

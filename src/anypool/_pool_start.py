@@ -42,7 +42,7 @@ _ZYGOTE_ENDS_WITHIN: Final = 10.0
 
 _SPAWN_CODE: Final = (
     "import sys; sys.path[:] = {path!r}; from anypool._pool_child import spawned; "
-    "spawned({first}, {second}, {fault}, {datagrams})"
+    "spawned({descriptors}, {datagrams})"
 )
 _ZYGOTE_CODE: Final = (
     "import sys; sys.path[:] = {path!r}; from anypool._pool_child import run_zygote; run_zygote({fd}, {preload!r})"
@@ -126,6 +126,16 @@ def fault_file() -> Any:
     return tempfile.TemporaryFile(buffering=0)
 
 
+def _tracker_fd() -> list[int]:
+    """Return the resource tracker's descriptor, for the worker, if the caller has a use for the tracker.
+
+    A worker that attaches to a `SharedMemory` of the caller registers it, before Python 3.13 without a choice. With a
+    tracker of its own it would unlink the caller's memory when it ends. multiprocessing passes it down likewise.
+    """
+    tracker = sys.modules.get("multiprocessing.resource_tracker")
+    return [] if tracker is None or sys.platform == "win32" else [tracker.getfd()]
+
+
 def _import_path() -> list[str]:
     # An empty entry means the current directory, which for `python -c` programs comes first.
     return [entry or os.getcwd() for entry in sys.path]
@@ -163,18 +173,14 @@ class _Spawn(Starter):
         self._environment = environment
 
     def start(self, link: Link, fault_fd: int) -> WorkerProcess:
-        fds = [*link.child_fds, fault_fd]
+        fds = [*link.child_fds, fault_fd, *_tracker_fd()]
         names = fds
         if sys.platform == "win32":
             import msvcrt
 
             names = [msvcrt.get_osfhandle(fd) for fd in fds]
         code = _SPAWN_CODE.format(
-            path=_import_path(),
-            first=names[0],
-            second=names[1],
-            fault=names[2],
-            datagrams=link.takes_back,
+            path=_import_path(), descriptors=names, datagrams=link.takes_back
         )
         return _Spawned(_popen(code, fds, {**os.environ, **self._environment}))
 
@@ -228,7 +234,7 @@ class _Zygote:
         status_read, status_write = os.pipe()
         try:
             with self._sending:
-                fds = [*link.child_fds, fault_fd, status_write]
+                fds = [status_write, *link.child_fds, fault_fd, *_tracker_fd()]
                 socket.send_fds(self._control, [b"d" if link.takes_back else b"p"], fds)
         except OSError:
             os.close(status_read)

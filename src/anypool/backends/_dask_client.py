@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import shutil
 import tempfile
 import threading
@@ -59,7 +60,7 @@ class Connection:
         """Start a local cluster in this process."""
         import dask
 
-        folder = tempfile.mkdtemp(prefix="anypool-dask-")
+        folder = tempfile.mkdtemp(prefix=f"anypool-dask-{os.getpid()}-")
         self._closers.append(lambda _: shutil.rmtree(folder, ignore_errors=True))
         with dask.config.set(CLUSTER_CONFIG):
             cluster = _import_distributed().LocalCluster(
@@ -186,7 +187,7 @@ def _import_distributed() -> Any:
 
 async def _knock(address: str, timeout: float, security: Any) -> None:
     """Connect and shake hands, as a client would."""
-    from distributed.core import connect
+    connect: Any = importlib.import_module("distributed.comm").connect
 
     arguments = {} if security is None else security.get_connection_args("client")
     comm = await connect(address, timeout=timeout, **arguments)

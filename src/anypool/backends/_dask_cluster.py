@@ -67,7 +67,7 @@ class ClusterProcess:
     """
 
     def __init__(self, *, n_workers: int, threads_per_worker: int) -> None:
-        self._folder = tempfile.mkdtemp(prefix="anypool-dask-")
+        self._folder = tempfile.mkdtemp(prefix=f"anypool-dask-{os.getpid()}-")
         settings = {
             "n_workers": n_workers,
             "threads_per_worker": threads_per_worker,

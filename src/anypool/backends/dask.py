@@ -8,7 +8,7 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, wait
+from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -59,7 +59,7 @@ class Dask:
         ``"dask_jobqueue.SLURMCluster"``, which is created and closed.
     cluster_options : mapping
         What the class named by `cluster` is created with.
-    timeout : float
+    connect_timeout : float
         Seconds within which a running cluster must answer and have a worker.
     security : distributed.security.Security, optional
         TLS of the connection to `address`.
@@ -80,7 +80,7 @@ class Dask:
     client: Any = None
     cluster: Any = None
     cluster_options: Mapping[str, Any] = field(default_factory=dict)
-    timeout: float = 10.0
+    connect_timeout: float = 10.0
     security: Any = None
 
     def __post_init__(self) -> None:
@@ -116,7 +116,7 @@ class Dask:
         VersionMismatch
             A worker has no anypool, or another version of it.
         """
-        connection = Connection(timeout=self.timeout, security=self.security)
+        connection = Connection(timeout=self.connect_timeout, security=self.security)
         try:
             self._connect(connection)
             threads = connection.threads()
@@ -207,7 +207,7 @@ class Dask:
             finally:
                 self._send_next()  # its thread is free now: the next call need not wait for the fetch
             value = await self._client.gather(native, asynchronous=True)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, CancelledError):  # distributed's is one of the latter
             error = SchedulerLostError(
                 "Dask forgot the call: its scheduler, or the connection to it, is gone"
             )

@@ -108,9 +108,8 @@ class ChunksTests(SubjectFixtures):
         got[0].append(1)
         assert got == [[1], [], [], []]
 
+    @needs("checked_arguments")
     @pytest.mark.parametrize("chunksize", [0, -1])
     def test_a_chunk_size_below_one_is_refused_at_once(self, executor: Any, chunksize: int) -> None:
-        if type(executor).__module__.startswith("concurrent.futures"):
-            pytest.skip("not offered: the stdlib's thread pool does not look at it")
         with pytest.raises(ValueError, match="chunksize"):
             executor.map(_calls.double, [1], chunksize=chunksize)

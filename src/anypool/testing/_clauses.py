@@ -50,6 +50,8 @@ FEATURES = {
     "seed": "`seed=` gives each item its random stream",
     "relay": "prints, warnings and log records come home",
     "context": "context variables, filters and levels reach the call",
+    "checked_arguments": "what is no function, and a chunk size below 1, is refused at once",
+    "prompt_cancel": "those who wait for a call learn at once that it was cancelled",
     "finishes": "shutdown runs what a map over an input of known length has left",
 }
 """What a test may ask for beyond ``submit``, ``map(timeout=, chunksize=)`` and ``shutdown`` of the stdlib."""

@@ -184,9 +184,8 @@ class FunctionsTests(SubjectFixtures):
         is_here = set(map(int, tally.labels())) == {os.getpid()}
         assert is_here is subject.traits.in_caller
 
-    def test_what_is_not_callable_is_refused_at_once(self, executor: Any, subject: Subject) -> None:
-        if not subject.features:
-            pytest.skip("not offered: the stdlib's executors find it out on the worker")
+    @needs("checked_arguments")
+    def test_what_is_not_callable_is_refused_at_once(self, executor: Any) -> None:
         with pytest.raises(TypeError, match="function"):
             executor.submit(3)
         with pytest.raises(TypeError, match="function"):

@@ -108,12 +108,11 @@ class TimeTests(SubjectFixtures):
         with pytest.raises(CancelledError):
             queued[-1].result(timeout=LIMIT)
 
+    @needs("prompt_cancel")
     @offers(synchronous=False)
     def test_cancelled_futures_end_at_once_for_those_who_wait(
         self, executor: Any, subject: Subject, place: Path
     ) -> None:
-        if not subject.features:
-            pytest.skip("not offered: the stdlib tells waiters when a worker comes to the cancelled call")
         gate, _, held = _hold(executor, subject, place)
         try:
             queued = [executor.submit(_calls.double, item) for item in range(3 * subject.workers + 5)]

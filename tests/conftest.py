@@ -1,0 +1,65 @@
+"""Every test runs isolated: no setting of the environment reaches it, and it leaves no thread, process or file open."""
+
+from __future__ import annotations
+
+import faulthandler
+import gc
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from anypool.testing._effects import poll
+from anypool.testing._leftovers import Existing, existing
+
+_ENDS_WITHIN = 5.0  # seconds: what a test has stopped may take its time to be gone
+
+
+def pytest_configure() -> None:
+    """Show where every thread is if the interpreter itself dies."""
+    if not faulthandler.is_enabled():
+        faulthandler.enable()
+
+
+@pytest.fixture(autouse=True)
+def no_anypool_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test sees no ``ANYPOOL_*`` variable but those it sets, and no file but those it makes."""
+    for name in [name for name in os.environ if name.startswith("ANYPOOL_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("ANYPOOL_CONFIG", "none")
+
+
+@pytest.fixture(scope="class", autouse=True)
+def nothing_is_left_by_a_class(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What the tests of a class share is gone after the last of them."""
+    if request.cls is None:
+        yield
+        return
+    before = existing()
+    yield
+    _check(before)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test started is gone after it.
+
+    Not asked of the tests of a class whose executor starts workers when they are needed: `nothing_is_left_by_a_class`
+    looks after them.
+    """
+    if "executor" in request.fixturenames:
+        yield
+        return
+    before = existing()
+    yield
+    _check(before)
+
+
+def _check(before: Existing) -> None:
+    if not existing().beyond(before):
+        return
+    gc.collect()
+    try:
+        poll(lambda: not existing().beyond(before), "what was started is gone", limit=_ENDS_WITHIN)
+    except TimeoutError:
+        pytest.fail(f"left behind: {', '.join(existing().beyond(before))}")
