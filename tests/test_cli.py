@@ -367,11 +367,15 @@ def test_an_interrupt_is_130_and_leaves_nothing(backend: str, home: Path) -> Non
         stderr=subprocess.PIPE,
         text=True,
     )
-    with process:
+    try:
         wait_until(lambda: (home / "started-1").exists(), 30)
         family = psutil.Process(process.pid).children(recursive=True)
         os.killpg(process.pid, signal.SIGINT)
         out, err = process.communicate(timeout=20)
+    except BaseException:
+        process.kill()
+        process.communicate()
+        raise
     assert (process.returncode, out) == (130, "")
     assert err == "anypool: interrupted\n"
     wait_until(lambda: not any(each.is_running() for each in family), 10)

@@ -89,7 +89,7 @@ _T = TypeVar("_T")
 
 
 class _Descriptor(int):
-    """A file descriptor of the owner's, closed with the segment that has it, also without `Segments.close`."""
+    """A file descriptor of the owner's, closed with the segment that has it."""
 
     __slots__ = ()
 
