@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ import psutil
 import pytest
 
 import workers_calls as calls
-from anypool._bridge import ForeignExecutor
+from anypool._bridge import ForeignExecutor, stop_unused_trackers
 from anypool.backend import Backend, Traits
 from anypool.backends.dask import Dask
 from anypool.backends.joblib import Joblib
@@ -55,6 +56,12 @@ class Started:
 
     def submit(self, call: Callable[[Any], Any], payload: Any = None) -> Future[Any]:
         return self.backend.submit(call, payload)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tracker_of_multiprocessing() -> None:
+    """Start it before anything is counted: it stays until the interpreter ends, whoever started it."""
+    resource_tracker.ensure_running()
 
 
 @pytest.fixture
@@ -309,6 +316,7 @@ def test_two_executors_and_a_parallel_of_the_users_do_not_stop_each_other(make: 
     finally:
         first.stop(cancel=True)
         joblib.externals.loky.get_reusable_executor().shutdown(wait=True)
+        stop_unused_trackers()
 
 
 def test_loky_workers_get_the_environment_that_was_asked_for(nothing_left: None) -> None:

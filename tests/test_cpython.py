@@ -40,7 +40,7 @@ _MIXINS = {
 
 _NAMES_A_STDLIB_CLASS = (
     "its script imports the executor by its class name from concurrent.futures; "
-    "the same is said of anypool in test_executor_core.py"
+    "the same is asked of anypool in test_interpreter_exit.py"
 )
 _LEFT_OUT = {
     "test_interpreter_shutdown": _NAMES_A_STDLIB_CLASS,
@@ -141,6 +141,8 @@ def _test_class(name: str, mixin: type, backend: str) -> type:
             body[test] = unittest.skip(reason)(getattr(mixin, test))
     executor_mixin, base = _take("ExecutorMixin", "util"), _take("BaseTestCase", "util")
     bases = (mixin, base) if issubclass(mixin, executor_mixin) else (mixin, executor_mixin, base)
+    if backend == "dask":  # each test starts a cluster of its own, which takes seconds
+        body["pytestmark"] = [pytest.mark.soak]
     return type(name, bases, body)
 
 

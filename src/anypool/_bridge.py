@@ -9,6 +9,7 @@ shutting it down.
 from __future__ import annotations
 
 import gc
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, InvalidStateError, wait
@@ -19,7 +20,7 @@ from typing import Any, ClassVar, TypeVar
 from anypool.backend import Traits
 from anypool.errors import ExecutorClosed, StartError
 
-__all__ = ["ForeignExecutor", "Outstanding", "RenewingPool", "settle", "size_of", "stop_unused_tracker"]
+__all__ = ["ForeignExecutor", "Outstanding", "RenewingPool", "settle", "size_of", "stop_unused_trackers"]
 
 _F = TypeVar("_F", bound="Future[Any]")
 
@@ -125,33 +126,31 @@ class RenewingPool:
                 feeder.join(_FEEDER_ENDS_WITHIN)
 
 
-def stop_unused_tracker(backend: Any) -> None:
-    """End loky's resource tracker, a process, if no semaphore of loky's is left in this process.
+def stop_unused_trackers() -> None:
+    """End loky's resource trackers, which are processes, if none of its semaphores is left in this process.
 
-    loky starts it with the first semaphore and leaves it until the interpreter ends. When it stops it unlinks
-    the semaphores that are still in use, so it must stay as long as there is one, whoever made it. loky has
-    no public way to ask for either; where these names are gone, the tracker stays, which costs one idle
-    process. The tracker of `multiprocessing` itself, which loky starts too, is never stopped here: shared
-    memory of the caller's may be registered there.
-
-    Parameters
-    ----------
-    backend : module
-        `loky.backend`, or that of the loky inside joblib.
+    loky starts one with the first semaphore and leaves it until the interpreter ends. When it stops it unlinks
+    the semaphores that are still in use, so it must stay as long as there is one, whoever made it. loky has no
+    public way to ask for either; where these names are gone, the tracker stays, which costs one idle process.
+    The tracker of `multiprocessing` itself, which loky starts too, is never stopped here: shared memory of the
+    caller's may be registered there.
     """
-    registry = getattr(util, "_finalizer_registry", None)
-    cleanup = getattr(getattr(backend.synchronize, "SemLock", None), "_cleanup", None)
-    stop = getattr(getattr(backend.resource_tracker, "_resource_tracker", None), "_stop", None)
-    if registry is None or cleanup is None or stop is None:
-        return
+    # Both register a start method "loky" with multiprocessing, and the one imported last serves the other too.
+    for name in ("loky.backend", "joblib.externals.loky.backend"):
+        tracking = sys.modules.get(f"{name}.resource_tracker")
+        cleanup = getattr(getattr(sys.modules.get(f"{name}.synchronize"), "SemLock", None), "_cleanup", None)
+        stop = getattr(getattr(tracking, "_resource_tracker", None), "_stop", None)
+        if cleanup is None or stop is None:
+            continue
+        if _has_finalizer(cleanup):
+            gc.collect()  # native pools are in cycles: with threads, with tracebacks of what they raised
+        if not _has_finalizer(cleanup):
+            stop()  # loky starts it again when it next needs it
 
-    def in_use() -> bool:
-        return any(getattr(each, "_callback", None) is cleanup for each in list(registry.values()))
 
-    if in_use():
-        gc.collect()  # native pools are in cycles: with their threads, with the tracebacks of what they raised
-    if not in_use():
-        stop()  # loky starts it again when it next needs it
+def _has_finalizer(callback: Any) -> bool:
+    registry: dict[Any, Any] = getattr(util, "_finalizer_registry", {})
+    return any(getattr(each, "_callback", None) is callback for each in list(registry.values()))
 
 
 def size_of(executor: Executor, /) -> int | None:

@@ -63,7 +63,7 @@ def load_named(reference: str) -> Any:
         module = _load_file(Path(place)) if is_file else importlib.import_module(place)
     except ConfigError:
         raise
-    except Exception as exc:  # running somebody's module may raise anything
+    except (Exception, SystemExit) as exc:  # running somebody's module may raise anything
         raise ConfigError(f"{place!r} cannot be imported: {type(exc).__name__}: {exc}") from exc
     try:
         return operator.attrgetter(name)(module)

@@ -288,9 +288,17 @@ class _Trial:
         return Compared(backend=spec, workers=workers, first=first, warm=median(warm), difference=difference)
 
     def _map(self, ex: PoolExecutor, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        results: list[Any] = []
         if all(len(call) == 1 for call in calls):
-            return list(ex.map(self._fn, [call[0] for call in calls], errors="return"))
-        return list(ex.starmap(self._fn, calls, errors="return"))
+            mapped = ex.map(self._fn, [call[0] for call in calls], errors="return")
+        else:
+            mapped = ex.starmap(self._fn, calls, errors="return")
+        for value in mapped:
+            # A Ctrl-C that met a call in the caller's own process. To go on would be to ignore it.
+            if isinstance(value, KeyboardInterrupt):
+                raise value
+            results.append(value)
+        return results
 
     def _fresh_calls(self) -> Sequence[tuple[Any, ...]]:
         if self._packed is None:

@@ -25,6 +25,7 @@ from anypool import _worker
 from anypool.errors import AnypoolError, BackendError, ExecutorClosed, InitializerFailed, StartError, WorkerLost
 
 if TYPE_CHECKING:
+    from anypool._stores import Outbox, Stores
     from anypool.backend import Backend, Traits
 
 # One call to run and one to follow it, for each worker: it never waits for the caller.
@@ -35,10 +36,11 @@ _QUEUED, _SENT, _WITHDRAWN, _DONE = range(4)
 
 
 class Task:
-    """One payload on its way through a backend."""
+    """One payload on its way through a backend; `outbox` holds its large buffers."""
 
-    def __init__(self, payload: Any) -> None:
+    def __init__(self, payload: Any, outbox: Outbox | None = None) -> None:
         self.payload = payload
+        self._outbox = outbox
         self.native: Future[Any] | None = None
         self.state = _QUEUED
         self.sent_at = 0.0
@@ -50,6 +52,13 @@ class Task:
     def withdrawn(self) -> None:
         """Take note that the call was cancelled with its executor, and will never run."""
         raise NotImplementedError
+
+    def free(self) -> None:
+        """Give back the memory of the payload: the call has ended, or will never run."""
+        self.payload = None
+        outbox, self._outbox = self._outbox, None
+        if outbox is not None:
+            outbox.close()
 
 
 class OpenMap(Protocol):
@@ -97,6 +106,7 @@ class Dispatcher:
         self._is_over = False  # nothing more is sent ...
         self._is_stopped = False  # ... and the backend is gone
         self._pid = os.getpid()
+        self._stores: Stores | None = None
 
     # --- life -----------------------------------------------------------------------------------------
 
@@ -203,6 +213,8 @@ class Dispatcher:
                         self.backend.stop(cancel=stop_running)
                     _forget(self)
         finally:
+            if self._stores is not None:
+                self._stores.close()
             self._at_end()
         if trouble is not None:
             raise trouble
@@ -229,6 +241,7 @@ class Dispatcher:
             outstanding = list(self._outstanding)
             self._idle.notify_all()
         for task in tasks:
+            task.free()
             task.withdrawn()
         for task in outstanding:
             if self.withdraw(task):
@@ -243,6 +256,17 @@ class Dispatcher:
         """Forget a map."""
         with self._lock:
             self._maps.pop(each, None)
+
+    @property
+    def stores(self) -> Stores | None:
+        """Where large buffers go, if the workers are other processes of this machine."""
+        if self._stores is None:
+            traits = self.start()[1]
+            if not (traits.shares_memory or traits.in_caller or traits.remote):
+                from anypool._stores import Stores
+
+                self._stores = Stores()
+        return self._stores
 
     # --- calls ----------------------------------------------------------------------------------------
 
@@ -266,9 +290,9 @@ class Dispatcher:
         with self._lock:
             if task.state == _QUEUED:
                 task.state = _WITHDRAWN
-                task.payload = None
                 self._queued -= 1
                 self._idle.notify_all()
+                task.free()
                 return True
             native = task.native
             if task.state != _SENT or native is None:
@@ -281,6 +305,7 @@ class Dispatcher:
             if native.done():  # it ended meanwhile, and its callback met a task that seemed withdrawn
                 self._on_done(task, native)
             return False
+        task.free()
         self._release(task)
         self._pump()
         return True
@@ -340,8 +365,11 @@ class Dispatcher:
             elif (error := native.exception()) is not None:
                 task.deliver(None, self._own_error(error))
             else:
-                task.deliver(native.result(), None)
+                reply = native.result()
+                _worker.claim_reply(reply)
+                task.deliver(reply, None)
         finally:
+            task.free()
             self._release(task)
 
     def _release(self, task: Task) -> None:

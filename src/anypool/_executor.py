@@ -21,6 +21,7 @@ from anypool._map import Map
 from anypool._relay import RelaySettings
 from anypool._seeds import as_seed
 from anypool._settings import Settings
+from anypool._stores import Outbox
 from anypool._worker import Initializer, Job, Reply, Surroundings
 from anypool.errors import ConfigError, SendError
 
@@ -156,6 +157,7 @@ class PoolExecutor(_StdlibExecutor):
             _add_note(exc, f"{_name(fn)}{_short_call(args, kwargs)}, on {reply.worker}")
 
         payload: Any
+        outbox = None
         try:
             job = self._job(fn, "call", traits)
         except SendError as exc:
@@ -165,8 +167,11 @@ class PoolExecutor(_StdlibExecutor):
         if traits.shares_memory:
             payload = _worker.Envelope(job, 0, (call,), 1)
         else:
-            payload = _worker.pack(job, self._packed(job.around), 0, (call,))
-        self._dispatcher.submit(CallTask(payload, self._dispatcher, future, self._shelf, annotate))
+            stores = self._dispatcher.stores
+            outbox = Outbox(stores) if stores else None
+            store = outbox.store if outbox else None
+            payload = _worker.pack(job, self._packed(job.around), 0, (call,), None, store)
+        self._dispatcher.submit(CallTask(payload, outbox, job, self._dispatcher, future, self._shelf, annotate))
         return future
 
     def map(
@@ -280,7 +285,10 @@ class PoolExecutor(_StdlibExecutor):
     def _job(
         self, fn: Callable[..., Any], style: Literal["one", "star", "call"], traits: Traits, *, keep_going: bool = False
     ) -> Job:
-        sent_fn = fn if traits.shares_memory else _wire.dumps(fn)
+        sent_fn: Callable[..., Any] | _wire.Parcel = fn
+        if not traits.shares_memory:
+            stores = self._dispatcher.stores
+            sent_fn = _wire.to_parcel(fn, stores.store_function if stores else None)
         return Job(
             key=f"{self._key}-{next(self._job_count)}",
             fn=sent_fn,

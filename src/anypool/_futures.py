@@ -13,7 +13,8 @@ from anypool._dispatch import Dispatcher, Task
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from anypool._worker import Reply
+    from anypool._stores import Outbox
+    from anypool._worker import Job, Reply
 
 
 class Output:
@@ -130,12 +131,15 @@ class CallTask(Task):
     def __init__(
         self,
         payload: Any,
+        outbox: Outbox | None,
+        job: Job,
         dispatcher: Dispatcher,
         future: CallFuture,
         shelf: Shelf,
         annotate: Callable[[BaseException, Reply], None],
     ) -> None:
-        super().__init__(payload)
+        super().__init__(payload, outbox)
+        self._job: Job | None = job
         self.dispatcher = dispatcher
         self._future: CallFuture | None = future
         self._shelf = shelf
@@ -172,6 +176,13 @@ class CallTask(Task):
 
     def withdrawn(self) -> None:
         self._take_future()._cancel_now()
+
+    def free(self) -> None:
+        super().free()
+        job, self._job = self._job, None
+        stores = self.dispatcher.stores
+        if job is not None and stores is not None and isinstance(job.fn, (bytes, tuple)):
+            stores.release_function(job.fn)
 
     def _take_future(self) -> CallFuture:
         future, self._future = self._future, None

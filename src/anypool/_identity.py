@@ -177,11 +177,11 @@ def _same_class(one: type, other: type) -> bool:
 
 def _unlike(expected: Any, got: Any) -> str:
     left, right = short(expected), short(got)
-    if type(expected) in (str, bytes, bytearray) and type(expected) is type(got):
-        if max(len(expected), len(got)) > _LONG_TEXT // 2:
-            first = next(i for i, (a, b) in enumerate(zip_longest(expected, got)) if a != b)
-            around = slice(max(0, first - 10), first + 20)
-            return f"from position {first} on expected {expected[around]!r}, got {got[around]!r}"
+    is_text = type(expected) in (str, bytes, bytearray) and type(expected) is type(got)
+    if is_text and max(len(expected), len(got)) > _LONG_TEXT // 2:
+        first = next(i for i, (a, b) in enumerate(zip_longest(expected, got)) if a != b)
+        around = slice(max(0, first - 10), first + 20)
+        return f"from position {first} on expected {expected[around]!r}, got {got[around]!r}"
     if not _same_class(type(expected), type(got)):
         left, right = f"{left} ({type(expected).__qualname__})", f"{right} ({type(got).__qualname__})"
         if left == right:

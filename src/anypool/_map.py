@@ -24,6 +24,7 @@ from anypool import _worker
 from anypool._chunks import ChunkSizes, Plan, read
 from anypool._dispatch import Dispatcher, Task
 from anypool._flow import Flow
+from anypool._stores import Outbox
 from anypool._worker import Job, Reply
 from anypool.errors import ExecutorClosed
 
@@ -42,9 +43,14 @@ class ChunkTask(Task):
     """One chunk of a map on its way. Keeps its items: they may be handed back, or named in an error."""
 
     def __init__(
-        self, payload: Any, start: int, items: Sequence[Any], arrivals: SimpleQueue[tuple[ChunkTask, Any, Any, float]]
+        self,
+        payload: Any,
+        outbox: Outbox | None,
+        start: int,
+        items: Sequence[Any],
+        arrivals: SimpleQueue[tuple[ChunkTask, Any, Any, float]],
     ) -> None:
-        super().__init__(payload)
+        super().__init__(payload, outbox)
         self.start = start
         self.items = items
         self._arrivals = arrivals
@@ -194,6 +200,12 @@ class Map:
             return
         if self._is_asked:
             self.cancel()
+        self._close()
+
+    def _close(self) -> None:
+        stores = self._dispatcher.stores
+        if stores is not None and isinstance(self._job.fn, (bytes, tuple)):
+            stores.release_function(self._job.fn)
         self._dispatcher.close_map(self)
 
     # --- for the dispatcher ---------------------------------------------------------------------------
@@ -241,7 +253,7 @@ class Map:
             for _ in self._one_by_one(start, reply, items):
                 pass
             self._flow.delivered(length)
-        self._dispatcher.close_map(self)
+        self._close()
 
     def cancel(self) -> None:
         """Send nothing more, and take back what has not begun."""
@@ -341,11 +353,15 @@ class Map:
 
     def _send(self, start: int, items: Sequence[Any], plan: Plan) -> None:
         payload: Any
+        outbox = None
         if self._around_bytes is None:
             payload = _worker.Envelope(self._job, start, items, len(items), plan.budget, plan.look_every)
         else:
-            payload = _worker.pack(self._job, self._around_bytes, start, items, plan)
-        task = ChunkTask(payload, start, items, self._arrivals)
+            stores = self._dispatcher.stores
+            outbox = Outbox(stores) if stores else None
+            store = outbox.store if outbox else None
+            payload = _worker.pack(self._job, self._around_bytes, start, items, plan, store)
+        task = ChunkTask(payload, outbox, start, items, self._arrivals)
         self._out.add(task)
         self._flow.sent(start, len(items))
         try:

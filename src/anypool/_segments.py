@@ -210,8 +210,7 @@ def _take(descriptor: int, ref: Ref) -> None:
 
 
 def _view(descriptor: int, size: int) -> mmap.mmap:
-    # Whoever keeps many results must not run the process out of descriptors: further ones are copied.
-    if descriptor >= _descriptor_limit():
+    if _is_short_of_descriptors(descriptor):
         return _copy(descriptor, size)
     try:
         # Closes its descriptor when it is deallocated, which nothing can come before or survive. For
@@ -225,6 +224,18 @@ def _view(descriptor: int, size: int) -> mmap.mmap:
         )
     except OSError:  # out of mappings or descriptors: a copy needs neither
         return _copy(descriptor, size)
+
+
+def _is_short_of_descriptors(descriptor: int) -> bool:
+    """Whether half of them are in use: who keeps many results must not run the process out of them."""
+    try:
+        # The number that the mapping's own would have. `descriptor` is closed after each claim, and
+        # so has a low number again and again.
+        number = os.dup(descriptor)
+    except OSError:
+        return True
+    os.close(number)
+    return number >= _descriptor_limit()
 
 
 def _copy(descriptor: int, size: int) -> mmap.mmap:

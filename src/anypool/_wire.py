@@ -7,6 +7,9 @@ Two rules shape this file:
   are therefore pickled one by one, except where none of them can be mutated.
 * *Pickles are made here, never by the transport.* A native pool that pickles for us hangs, breaks or
   loses the reason when it cannot; here it is a `SendError` of that one call.
+
+What is pickled is a `Parcel`: bytes, or bytes and the refs of large buffers that another process of this
+machine finds in memory without a name (`_segments`), so that they are copied once and not four times.
 """
 
 from __future__ import annotations
@@ -16,27 +19,39 @@ import pickle
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from anypool.errors import SendError
+
+if TYPE_CHECKING:
+    from anypool._segments import Claimed, Ref
 
 PROTOCOL = 5
 
 # Exact types without state that a call could change, and without references to such. Only for these may
 # a chunk be pickled as one, which costs 0.03 instead of 0.4 microseconds an item (benchmarks/wire.py).
-_IMMUTABLE = frozenset({int, float, complex, bool, str, bytes, type(None)})
-_IMMUTABLE_OR_TUPLE = _IMMUTABLE | {tuple}
+_IMMUTABLE_AND_SMALL = frozenset({int, float, complex, bool, str, type(None)})
+_IMMUTABLE_OR_TUPLE = _IMMUTABLE_AND_SMALL | {bytes, tuple}
+# From this size on a buffer travels beside its pickle, where it can (benchmarks/segments.py).
+_LARGE = 256 * 1024
 
 # How deep, and among how many parts, the search for the part that cannot be sent goes.
 _SEARCH_DEPTH = 8
 _SEARCH_PARTS = 1000
 
 
+Parcel: TypeAlias = "bytes | tuple[bytes, list[Ref] | Claimed]"
+"""A pickle; with the large buffers that it refers to, if there are any."""
+
+Store: TypeAlias = "Callable[[list[pickle.PickleBuffer]], list[Ref] | None]"
+"""Puts buffers where another process finds them, and gives their refs; None: let them travel in the pickle."""
+
+
 class Column(NamedTuple):
-    """The items, or the values, of one chunk as bytes: all in one pickle, or a pickle each."""
+    """The items, or the values, of one chunk: all in one pickle, or a parcel each."""
 
     whole: bytes | None
-    each: list[bytes] | None
+    each: list[Parcel] | None
 
 
 def dumps(obj: object) -> bytes:
@@ -50,19 +65,54 @@ def dumps(obj: object) -> bytes:
     SendError
         `obj` or a part of it cannot be pickled; the message names that part.
     """
+    return _dumps(obj, None)
+
+
+def to_parcel(obj: object, store: Store | None) -> Parcel:
+    """As `dumps`, with the large buffers of `obj` in `store`, if one is given."""
+    if store is None:
+        return _dumps(obj, None)
+    if type(obj) in (bytes, bytearray):
+        obj = _LargeBytes(obj)  # type: ignore[arg-type]
+    buffers: list[pickle.PickleBuffer] = []
+
+    def stays_in_the_pickle(buffer: pickle.PickleBuffer) -> bool:
+        if buffer.raw().nbytes < _LARGE:
+            return True
+        buffers.append(buffer)
+        return False
+
+    data = _dumps(obj, stays_in_the_pickle)
+    if not buffers:
+        return data
+    refs = store(buffers)
+    return _dumps(obj, None) if refs is None else (data, refs)
+
+
+def _dumps(obj: object, buffer_callback: Callable[[pickle.PickleBuffer], bool] | None) -> bytes:
     if not _ships_modules_by_value():
         try:
-            data = pickle.dumps(obj, PROTOCOL)
+            data = pickle.dumps(obj, PROTOCOL, buffer_callback=buffer_callback)
         except Exception:  # what plain pickle refuses, lambdas and local classes, cloudpickle may take
             pass
         else:
             if b"__main__" not in data:
                 return data
-    return _dumps_by_value(obj)
+    return _dumps_by_value(obj, buffer_callback)
 
 
-def loads(data: bytes) -> Any:
-    """The object in `data`, which anypool's own `dumps` made.
+class _LargeBytes:
+    """Sends `bytes`, which have no out-of-band form of their own, as a buffer."""
+
+    def __init__(self, data: bytes | bytearray) -> None:
+        self._data = data
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self._data), (pickle.PickleBuffer(self._data),)
+
+
+def loads(parcel: Parcel) -> Any:
+    """The object in `parcel`, which anypool's own `dumps` made.
 
     Raises
     ------
@@ -70,21 +120,30 @@ def loads(data: bytes) -> Any:
         It cannot be rebuilt here, say because a module is missing; the cause says which.
     """
     try:
-        return pickle.loads(data)
+        if type(parcel) is bytes:
+            return pickle.loads(parcel)
+        data, refs = parcel
+        if type(refs) is list:
+            from anypool._segments import claim
+
+            refs = claim(refs)
+        return pickle.loads(data, buffers=refs.open())  # type: ignore[union-attr, arg-type]
     except SendError:
         raise
     except Exception as exc:
         raise SendError(f"could not be rebuilt here: {type(exc).__name__}: {exc}") from exc
 
 
-def pack_column(items: Sequence[Any], refuse: Callable[[int, SendError], bytes]) -> Column:
+def pack_column(
+    items: Sequence[Any], refuse: Callable[[int, SendError], bytes], store: Store | None = None
+) -> Column:
     """`items` as bytes; for one that cannot be sent, the bytes that `refuse(offset, why)` gives."""
-    if _are_immutable(items):
+    if _may_travel_as_one(items):
         return Column(pickle.dumps(items, PROTOCOL), None)
-    each: list[bytes] = []
+    each: list[Parcel] = []
     for offset, item in enumerate(items):
         try:
-            each.append(dumps(item))
+            each.append(to_parcel(item, store))
         except SendError as exc:
             each.append(refuse(offset, exc))
     return Column(None, each)
@@ -100,6 +159,22 @@ def unpack_column(column: Column) -> Iterable[Any]:
         return iter(items)
     assert column.each is not None
     return map(loads, column.each)
+
+
+def claim_column(column: Column) -> None:
+    """Make sure of the buffers that `column` refers to, while their owner lives.
+
+    In place of an item whose buffers are gone comes a `SendError`.
+    """
+    for index, parcel in enumerate(column.each or ()):
+        if type(parcel) is tuple and type(parcel[1]) is list:
+            from anypool._segments import claim
+
+            assert column.each is not None
+            try:
+                column.each[index] = (parcel[0], claim(parcel[1]))
+            except SendError as exc:
+                column.each[index] = refusal(exc)
 
 
 def refusal(why: SendError) -> bytes:
@@ -119,14 +194,16 @@ def _raise_refusal(message: str) -> None:
     raise SendError(message)
 
 
-def _are_immutable(items: Sequence[Any]) -> bool:
+def _may_travel_as_one(items: Sequence[Any]) -> bool:
     types_found = set(map(type, items))
-    if types_found <= _IMMUTABLE:
+    if types_found <= _IMMUTABLE_AND_SMALL:
         return True
     if not types_found <= _IMMUTABLE_OR_TUPLE:
         return False
+    if bytes in types_found and any(type(item) is bytes and len(item) >= _LARGE for item in items):
+        return False
     tuples: Iterator[Any] = (item for item in items if type(item) is tuple)
-    return set(map(type, itertools.chain.from_iterable(tuples))) <= _IMMUTABLE
+    return set(map(type, itertools.chain.from_iterable(tuples))) <= _IMMUTABLE_AND_SMALL
 
 
 def _ships_modules_by_value() -> bool:
@@ -134,12 +211,12 @@ def _ships_modules_by_value() -> bool:
     return bool(cloudpickle and cloudpickle.list_registry_pickle_by_value())
 
 
-def _dumps_by_value(obj: object) -> bytes:
+def _dumps_by_value(obj: object, buffer_callback: Callable[[pickle.PickleBuffer], bool] | None) -> bytes:
     import io
 
     buffer = io.BytesIO()
     try:
-        _pickler_class()(buffer, protocol=PROTOCOL).dump(obj)
+        _pickler_class()(buffer, protocol=PROTOCOL, buffer_callback=buffer_callback).dump(obj)
     except RecursionError as exc:
         raise SendError(f"{_describe(obj)} is nested too deeply to be sent") from exc
     except Exception as exc:

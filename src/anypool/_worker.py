@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from anypool._context import ContextSnapshot
     from anypool._relay import Capture, RelaySettings
     from anypool._seeds import GlobalWatch, Seed
+    from anypool._segments import Segments
+    from anypool._wire import Parcel, Store
 
 __all__ = ["Envelope", "Initializer", "Job", "Reply", "Worker", "current_worker", "run"]
 
@@ -93,7 +95,7 @@ class Job:
     ----------
     key : str
         Unique; a worker thread unpacks the function once under it.
-    fn : callable or bytes
+    fn : callable or parcel
         The user's function; packed on its way to a worker that shares no memory.
     style : {"one", "star", "call"}
         ``fn(item)``, ``fn(*item)`` or ``fn(*item[0], **item[1])``.
@@ -104,7 +106,7 @@ class Job:
     """
 
     key: str
-    fn: Callable[..., Any] | bytes
+    fn: Callable[..., Any] | Parcel
     style: Literal["one", "star", "call"]
     keep_going: bool
     around: Surroundings
@@ -211,9 +213,8 @@ def run(payload: Any) -> Any:
     try:
         envelope = _unpack(payload)
     except SendError as exc:  # the function cannot be rebuilt here: so said for the first item
-        reply = Reply([None], {0: exc}, [], 0.0, _this_worker(payload[0]))
-        return _pack_reply(reply)
-    return _pack_reply(_run(envelope))
+        return _pack_reply(Reply([None], {0: exc}, [], 0.0, _this_worker(payload[0])))
+    return _pack_reply(_run(envelope), _results().store if payload[-1] else None)
 
 
 def _run(envelope: Envelope) -> Reply:
@@ -295,7 +296,7 @@ def _enter_randomness(
 
 def _by_style(job: Job) -> Callable[[Any], Any]:
     fn = job.fn
-    assert not isinstance(fn, bytes)
+    assert not isinstance(fn, (bytes, tuple))
     if job.style == "one":
         return fn
     if job.style == "star":
@@ -405,7 +406,7 @@ def _this_worker(backend: str) -> Worker:
 # --- packed: what travels where memory is not shared --------------------------------------------------
 #
 # envelope: (backend, inner threads, surroundings key and bytes, job key, fn bytes, style, keep_going,
-#            start, column, length, budget, look_every)
+#            start, column, length, budget, look_every, whether large buffers may stay in this machine's memory)
 # reply:    (column, {offset: Raised}, events, seconds, worker fields, random_used, Raised or None)
 # Plain tuples of bytes, str and numbers: any native pool's pickler takes them, and none looks inside.
 
@@ -416,14 +417,22 @@ def pack_surroundings(around: Surroundings) -> bytes:
 
 
 def pack(
-    job: Job, around_bytes: bytes, start: int, items: Sequence[Any], plan: Plan | None = None
+    job: Job,
+    around_bytes: bytes,
+    start: int,
+    items: Sequence[Any],
+    plan: Plan | None = None,
+    store: Store | None = None,
 ) -> tuple[Any, ...]:
-    """An envelope as a tuple of bytes; an item that cannot be sent will raise `SendError` in its place."""
+    """An envelope as a tuple of bytes; an item that cannot be sent will raise `SendError` in its place.
+
+    With `store`, large buffers go into it, and those of the reply may come back likewise.
+    """
 
     def refuse(offset: int, why: SendError) -> bytes:
         return _wire.refusal(SendError(f"{_argument(job, start + offset)}: {why}"))
 
-    column = _wire.pack_column(items, refuse)
+    column = _wire.pack_column(items, refuse, store)
     budget, look_every = (plan.budget, plan.look_every) if plan else (None, 1)
     around = job.around
     own_process = around.exclusive and not around.in_caller
@@ -441,6 +450,7 @@ def pack(
         len(items),
         budget,
         look_every,
+        store is not None,
     )
 
 
@@ -457,15 +467,14 @@ def _unpack(packed: tuple[Any, ...]) -> Envelope:
         around = _keep(_state.around, around_key, _unpack_surroundings(around_bytes))
     # A map's function is unpacked once. So is a plain function that is submitted again and again; but not what holds
     # data, a partial or a bound method, of which each submitted call gets its own.
-    fn = _state.functions.get(fn_bytes if style == "call" else key)
+    known_as = fn_bytes if style == "call" and type(fn_bytes) is bytes else key
+    fn = _state.functions.get(known_as)
     if fn is None:
         fn = _wire.loads(fn_bytes)
-        if style != "call":
-            _keep(_state.functions, key, fn)
-        elif type(fn) is FunctionType and len(fn_bytes) < _SMALL_FUNCTION:
-            _keep(_state.functions, fn_bytes, fn)
+        if style != "call" or (type(fn) is FunctionType and len(fn_bytes) < _SMALL_FUNCTION):
+            _keep(_state.functions, known_as, fn)
     job = Job(key=key, fn=fn, style=style, keep_going=keep_going, around=around)
-    length, budget, look_every = plan
+    length, budget, look_every, _ = plan
     return Envelope(job, start, _wire.unpack_column(_wire.Column(*column)), length, budget, look_every)
 
 
@@ -483,7 +492,26 @@ def _keep(kept: dict[Any, Any], key: Any, value: Any) -> Any:
     return value
 
 
-def _pack_reply(reply: Reply) -> tuple[Any, ...]:
+_segments: Segments | None = None  # of this process, as its pages are; used again from chunk to chunk
+
+
+def _results() -> Segments:
+    """Where this worker keeps large results until the caller has read them."""
+    global _segments
+    if _segments is None:
+        from anypool._segments import Segments
+
+        _segments = Segments()
+    return _segments
+
+
+def claim_reply(packed: Any) -> None:
+    """Make sure of the large buffers of a reply as soon as it has arrived: its worker may end at any time."""
+    if type(packed) is tuple:
+        _wire.claim_column(_wire.Column(*packed[0]))
+
+
+def _pack_reply(reply: Reply, store: Store | None = None) -> tuple[Any, ...]:
     from anypool._raised import pack as pack_raised
 
     unsendable: dict[int, SendError] = {}
@@ -492,7 +520,7 @@ def _pack_reply(reply: Reply) -> tuple[Any, ...]:
         unsendable[offset] = SendError(f"the result: {why}")
         return _wire.refusal(why)
 
-    column = _wire.pack_column(reply.values, refuse)
+    column = _wire.pack_column(reply.values, refuse, store)
     errors = {
         offset: pack_raised(exc, _wire.dumps, hide=())
         for offset, exc in {**reply.errors, **unsendable}.items()

@@ -178,7 +178,7 @@ def _backends(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _write_json({"backends": [row.to_dict() for row in rows]})
     else:
-        _write(_backend_table(rows, started=arguments.start))
+        _write_text(_backend_table(rows, started=arguments.start))
     return FAILED if arguments.start and any(row.installed and row.problem for row in rows) else OK
 
 
@@ -290,8 +290,8 @@ def _config(arguments: argparse.Namespace) -> int:
         _write_json({**explanation.to_dict(), "available_cpus": least, "cpu_limits": cpus})
     else:
         rows = [["*" if each.cpus == least else "", str(each.cpus), each.source, each.detail] for each in limits]
-        _write(
-            f"{_fitted(str(explanation))}\n\n{least} CPUs may be used: the least of\n"
+        _write_text(
+            f"{explanation}\n\n{least} CPUs may be used: the least of\n"
             + table(["", "cpus", "limit", "read from"], rows, width=_width(), right={"cpus"})
         )
     return FAILED if explanation.errors else OK
@@ -319,7 +319,7 @@ def _compare(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _write_json(comparison.to_dict())
     else:
-        _write(comparison.render(_width()))
+        _write_text(comparison.render(_width()))
     return OK if comparison.identical else FAILED
 
 
@@ -379,15 +379,16 @@ def _width() -> int | None:
     return None
 
 
-def _fitted(text: str) -> str:
-    """Return `text` with lines that are too long for the terminal continued below, indented."""
+def _write_text(text: str) -> None:
+    """Write lines; those that are too long for the terminal go on below, indented."""
     import textwrap
 
     width = _width()
-    if width is None:
-        return text
-    lines = [
-        textwrap.wrap(line, width, subsequent_indent="    ", drop_whitespace=False) or [""]
-        for line in text.splitlines()
-    ]
-    return "\n".join(line.rstrip() for wrapped in lines for line in wrapped)
+    lines: list[str] = []
+    for line in text.splitlines():
+        if width is None or len(line) <= width:
+            lines.append(line)
+        else:
+            wrapped = textwrap.wrap(line, width, subsequent_indent="    ", drop_whitespace=False)
+            lines += [each.rstrip() for each in wrapped]
+    _write("\n".join(lines))

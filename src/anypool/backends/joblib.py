@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from anypool._bridge import Outstanding, RenewingPool, settle, stop_unused_tracker
+from anypool._bridge import Outstanding, RenewingPool, settle, stop_unused_trackers
 from anypool._cpus import available_cpus
 from anypool.backend import Traits
 from anypool.errors import ConfigError, ExecutorClosed, StartError
@@ -170,10 +170,7 @@ class Joblib:
             self._stop_native(cancel=cancel)
         self._backend = None
         if self.native in {"loky", "multiprocessing"}:
-            from joblib.externals.loky import backend
-            from joblib.externals.loky.backend import resource_tracker, synchronize  # noqa: F401
-
-            stop_unused_tracker(backend)
+            stop_unused_trackers()
 
     def _stop_native(self, *, cancel: bool) -> None:
         pool = getattr(self._backend, "_pool", None)

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from anypool._bridge import RenewingPool, stop_unused_tracker
+from anypool._bridge import RenewingPool, stop_unused_trackers
 from anypool._cpus import available_cpus
 from anypool.backend import Traits
 from anypool.errors import ExecutorClosed, StartError
@@ -79,8 +79,5 @@ class Loky:
         """End the workers; with `cancel`, kill them and what they started."""
         if self._pool is None:
             return
-        from loky import backend
-        from loky.backend import resource_tracker, synchronize  # noqa: F401 - attributes of `backend`
-
         self._pool.stop(cancel=cancel)
-        stop_unused_tracker(backend)
+        stop_unused_trackers()
