@@ -196,11 +196,12 @@ class JoblibPeer(Subject):
         return self.map(fn, [item])[0]
 
     def stop(self) -> None:
+        # joblib keeps loky's workers for the next Parallel, and has no public way to end them; but the next start
+        # must be one, and nobody else may be measured beside them.
+        workers = getattr(self._parallel._backend, "_workers", None)
         self._parallel.__exit__(None, None, None)
-        if self.backend == "loky":  # joblib keeps the workers for the next Parallel; the next start must be one
-            from joblib.externals.loky import get_reusable_executor
-
-            get_reusable_executor().shutdown(wait=True)
+        if self.backend == "loky" and workers is not None:
+            workers.terminate(kill_workers=True)
 
 
 class JoblibPoolPeer(JoblibPeer):

@@ -27,7 +27,7 @@ def seconds_for(ex, fn, items):
 
 def least_seconds(executors, fn, items):
     rounds = [[seconds_for(ex, fn, items) for ex in executors] for _ in range(3)]
-    return [min(times) for times in zip(*rounds)]
+    return [min(times) for times in zip(*rounds, strict=True)]
 
 
 work = {"CPU-bound": (compute, [500_000] * 8), "I/O-bound": (wait_for_answer, [0.05] * 8)}

@@ -1,7 +1,4 @@
-"""Writes `first_steps.ipynb`: the first examples as cells of a notebook, so that the two cannot drift.
-
-    python examples/make_notebook.py
-"""
+"""Writes `first_steps.ipynb`: the first examples as cells of a notebook, so that the two cannot drift."""
 
 from __future__ import annotations
 

@@ -10,9 +10,9 @@ import tokenize
 from pathlib import Path
 
 import pytest
-from scripts import BACKENDS, run_python
 
 import anypool
+from scripts import BACKENDS, run_python
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

@@ -378,7 +378,12 @@ def test_every_public_name_is_there_and_explained(name):
 
 def test_what_type_checkers_see_is_what_is_public():
     block = next(node for node in _tree("__init__").body if _is_type_checking(node))
-    seen = {alias.asname: node.module for node in ast.walk(block) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    seen = {
+        alias.asname: node.module
+        for node in ast.walk(block)
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
     homes = {name: f"anypool.{home}" for name, home in anypool._HOMES.items()}
     assert seen == homes
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from scripts import BACKENDS, run_script
 
 import anypool
 from anypool.testing import CLAUSES
+from scripts import BACKENDS, run_script
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,7 +31,8 @@ class Block(NamedTuple):
 
 
 _BLOCK = re.compile(
-    r"(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?```(?P<kind>\w+)\n(?P<code>.*?)```\n(?:\n```text\n(?P<output>.*?)```\n)?",
+    r"(?:<!-- not run: (?P<reason>[^\n]+) -->\n)?```(?P<kind>\w+)\n(?P<code>.*?)```\n"
+    r"(?:\n```text\n(?P<output>.*?)```\n)?",
     re.DOTALL,
 )
 BLOCKS = [
