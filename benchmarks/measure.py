@@ -34,7 +34,7 @@ RUN_LIMIT = 60.0
 STOP_LIMIT = 20.0
 """Seconds after which a subject counts as hung."""
 
-_ENOUGH = 2.0
+_ENOUGH = 4.0
 """Seconds of one round of a workload that is reported per item; what would take longer gets fewer items."""
 
 _PROBE = 0.01
@@ -107,9 +107,7 @@ def measure(
     return outcomes
 
 
-def _measure_once(
-    work: Workload, case: Case, name: str, subject: Subject, outcome: Outcome, workers: int
-) -> None:
+def _measure_once(work: Workload, case: Case, name: str, subject: Subject, outcome: Outcome, workers: int) -> None:
     gc.collect()
     try:
         if work.kind == "import":
@@ -168,9 +166,7 @@ def _is_right(case: Case, results: Sequence[Any], items: Sequence[Any]) -> bool:
         return False
 
 
-def _affordable(
-    run: Callable[[Subject, Case, Sequence[Any]], tuple[float, Any]], case: Case, subject: Subject
-) -> int:
+def _affordable(run: Callable[[Subject, Case, Sequence[Any]], tuple[float, Any]], case: Case, subject: Subject) -> int:
     """How many items fit into a round."""
     length = len(case.items)
     probe = range(length, length + max(10, int(length * _PROBE)))  # items that are not measured

@@ -12,10 +12,10 @@ import argparse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 from measure import Outcome, measure
 from report import describe_machine, describe_versions, figures, say_on_terminal
-from statistics import median
 from subjects import PEERS, AnypoolSubject, Subject
 from workloads import WORKLOADS, Scale
 
@@ -35,7 +35,10 @@ PAIRS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """One backend: (plain, anypool) microseconds an item of a map, and a call."""
+    """One backend: microseconds an item of a map and a call, each of the plain pool and of anypool.
+
+    `spread` is the widest of the four.
+    """
 
     backend: str
     plain: str
@@ -93,14 +96,14 @@ def _line(
     backend: str, pair: tuple[str, str], tiny: Mapping[str, list[float]], latency: Mapping[str, list[float]]
 ) -> Line:
     peer, plain = pair
-    both = (peer, f"anypool/{backend}")
-    spreads = [(max(each) - min(each)) / median(each) for work in (tiny, latency) for each in map(work.get, both) if each]
+    ours = f"anypool/{backend}"
+    measured = (tiny[peer], tiny[ours], latency[peer], latency[ours])
     return Line(
         backend=backend,
         plain=plain,
-        item=(median(tiny[both[0]]), median(tiny[both[1]])),
-        call=(median(latency[both[0]]), median(latency[both[1]])),
-        spread=max(spreads),
+        item=(median(tiny[peer]), median(tiny[ours])),
+        call=(median(latency[peer]), median(latency[ours])),
+        spread=max((max(each) - min(each)) / median(each) for each in measured),
     )
 
 

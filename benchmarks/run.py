@@ -46,9 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         reports.append(done)
         print(f"\n{report.text(done)}", flush=True)
     if options.json is not None:
-        everything = report.record(
-            reports, machine=machine, versions=versions, settings=settings, left_out=left_out
-        )
+        everything = report.record(reports, machine=machine, versions=versions, settings=settings, left_out=left_out)
         options.json.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
     if some_hung():  # its threads are not daemons, and the end of the interpreter would wait for them
         sys.stdout.flush()
@@ -107,7 +105,9 @@ def _parser() -> argparse.ArgumentParser:
         description=description, epilog=examples, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=_names(WORKLOADS), default=list(WORKLOADS), help=f"of {', '.join(WORKLOADS)}")
-    parser.add_argument("--on", type=_names(BACKENDS), default=list(BACKENDS), help=f"of {', '.join(BACKENDS)}, or none")
+    parser.add_argument(
+        "--on", type=_names(BACKENDS), default=list(BACKENDS), help=f"of {', '.join(BACKENDS)}, or none"
+    )
     parser.add_argument("--peers", type=_names(PEERS), default=list(PEERS), help=f"of {', '.join(PEERS)}, or none")
     parser.add_argument("--rounds", type=int, default=None, help="default: 5; with --quick 1")
     parser.add_argument("--quick", action="store_true", help="small inputs: a sign of life")

@@ -219,7 +219,7 @@ class MpirePeer(Subject):
     distributions = ("mpire",)
 
     def start(self, workers: int) -> None:
-        from mpire import WorkerPool
+        from mpire import WorkerPool  # type: ignore[attr-defined, unused-ignore]
 
         self._pool = WorkerPool(n_jobs=workers)
 
@@ -244,7 +244,7 @@ class PebblePeer(Subject):
     def start(self, workers: int) -> None:
         from pebble import ProcessPool
 
-        self._pool = ProcessPool(max_workers=workers)
+        self._pool: Any = ProcessPool(max_workers=workers)
 
     def map(self, fn: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         return list(self._pool.map(fn, items).result())
@@ -268,7 +268,8 @@ class DaskPeer(Subject):
         from distributed import Client
 
         # One thread each, as for every other subject; no dashboard, which would need a free port.
-        self._client = Client(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+        make: Any = Client
+        self._client: Any = make(n_workers=workers, threads_per_worker=1, dashboard_address=None)
 
     def map(self, fn: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
         with warnings.catch_warnings():  # it advises to scatter large functions

@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import Pipe
-from pathlib import Path
 from statistics import median
 from threading import Thread
 from typing import Any, Literal
@@ -269,9 +268,13 @@ def _shared_directory() -> str | None:
 def _round_trip(workers: int, items: Sequence[Any]) -> float:
     """A message of 64 bytes over a pipe to a process and back, for each item."""
     here, there = Pipe()
-    with subprocess.Popen(
-        [sys.executable, "-I", "-c", _ECHO, str(there.fileno()), str(len(items))], pass_fds=[there.fileno()]
-    ) if os.name == "posix" else _EchoThread(there, len(items)):
+    with (
+        subprocess.Popen(
+            [sys.executable, "-I", "-c", _ECHO, str(there.fileno()), str(len(items))], pass_fds=[there.fileno()]
+        )
+        if os.name == "posix"
+        else _EchoThread(there, len(items))
+    ):
         here.send_bytes(_MESSAGE)
         here.recv_bytes()  # it is up
         times = []

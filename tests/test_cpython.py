@@ -18,15 +18,10 @@ from typing import Any
 import pytest
 
 import anypool
+from scripts import BACKENDS
 
-_BACKENDS = {
-    "Serial": "serial",
-    "Threads": "threads",
-    "Processes": "processes",
-    "Loky": "loky",
-    "Joblib": "joblib",
-    "Dask": "dask",
-}
+# Each test starts an executor of five workers, and many sleep for seconds to see that others do not wait for them.
+pytestmark = pytest.mark.soak
 
 # Mixin -> the module that holds it since Python 3.12; before, one module held them all.
 _MIXINS = {
@@ -141,12 +136,10 @@ def _test_class(name: str, mixin: type, backend: str) -> type:
             body[test] = unittest.skip(reason)(getattr(mixin, test))
     executor_mixin, base = _take("ExecutorMixin", "util"), _take("BaseTestCase", "util")
     bases = (mixin, base) if issubclass(mixin, executor_mixin) else (mixin, executor_mixin, base)
-    if backend == "dask":  # each test starts a cluster of its own, which takes seconds
-        body["pytestmark"] = [pytest.mark.soak]
     return type(name, bases, body)
 
 
-for _name, _backend in _BACKENDS.items():
+for _backend in BACKENDS:
     for _mixin, _module in _MIXINS.items():
-        _class_name = f"Test{_name}{_mixin.removesuffix('Tests').removesuffix('Test').removesuffix('Mixin')}"
+        _class_name = f"Test{_backend.capitalize()}{_mixin.removesuffix('Mixin')}"
         globals()[_class_name] = _test_class(_class_name, _take(_mixin, _module), _backend)

@@ -681,6 +681,28 @@ def test_memory_that_runs_out_while_storing_leaves_nothing(peer: Peer) -> None:
     assert answer[2] == 0
 
 
+def test_a_buffer_that_is_not_contiguous_is_refused_and_takes_the_others_back(segments: Segments) -> None:
+    with pytest.raises(BufferError):
+        segments.store([b"a" * SIZE, np.arange(100)[::2].data])
+    assert not segments._own.get().busy
+
+
+def test_a_warning_that_is_an_error_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch, segments: Segments
+) -> None:
+    claim(stored(segments.store([b"a" * 100])))
+
+    def refuse(*_args: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(RuntimeWarning, match="Too many"):
+            segments.store([b"a" * 100, b"b" * SIZE])
+    assert not segments._own.get().busy
+
+
 def test_a_platform_that_has_no_such_memory_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_segments, "_HAS_MEMFD", False)
     with warnings.catch_warnings():

@@ -21,7 +21,9 @@ _HOMES = {
     "use": "_config",
     "backend_names": "_registry",
     "register_backend": "_registry",
+    "Comparison": "_compare",
     "available_cpus": "_cpus",
+    "compare": "_compare",
     "register_context": "_context",
     "random": "_seeds",
     "rng": "_seeds",
@@ -44,6 +46,8 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    from anypool._compare import Comparison as Comparison
+    from anypool._compare import compare as compare
     from anypool._config import explain as explain
     from anypool._config import use as use
     from anypool._context import register_context as register_context

@@ -15,7 +15,7 @@ from anypool._identity import first_difference, short
 from anypool._table import table
 from anypool.errors import ConfigError, MissingExtra, SendError
 
-__all__ = ["Compared", "Comparison", "Difference", "compare", "compare_calls"]
+__all__ = ["Compared", "Comparison", "Difference", "choose_backends", "compare", "compare_calls"]
 
 _REFERENCE = "serial"
 _COLUMNS = ("backend", "workers", "first map", "warm map", "speed-up", "overhead", "results")
@@ -204,7 +204,7 @@ def compare_calls(
         raise ConfigError(f"repeat must be 1 or more, not {repeat}")
     options: dict[str, Any] = {"reuse": False, **({} if seed is None else {"seed": seed})}
     _config.resolve(_REFERENCE, options)
-    chosen, left_out = _installed() if backends is None else (_checked(backends, options), ())
+    chosen, left_out = choose_backends(backends, options)
     if max_workers is not None:
         options["max_workers"] = max_workers
         _config.resolve(_REFERENCE, options)
@@ -214,12 +214,22 @@ def compare_calls(
     return Comparison(function=name, items=len(calls), repeat=repeat, rows=tuple(rows), left_out=tuple(left_out))
 
 
-def _checked(backends: Iterable[str], options: dict[str, Any]) -> list[str]:
-    """Return the backends to hold against the reference; each is one that could be started."""
+def choose_backends(
+    backends: Iterable[str] | None, options: dict[str, Any]
+) -> tuple[list[str], list[tuple[str, str]]]:
+    """Return the backends to hold against `serial`, and those that are not installed with what they need.
+
+    Raises
+    ------
+    ConfigError, MissingExtra
+        One that was asked for by name cannot be started with these options.
+    """
+    if backends is None:
+        return _installed()
     specs = list(backends)
     for spec in specs:
         _config.resolve(spec, options)
-    return [spec for spec in specs if _registry.canonical(spec) != _REFERENCE]
+    return [spec for spec in specs if _registry.canonical(spec) != _REFERENCE], []
 
 
 def _installed() -> tuple[list[str], list[tuple[str, str]]]:

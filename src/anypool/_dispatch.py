@@ -99,7 +99,7 @@ class Dispatcher:
         self._started: tuple[int, Traits] | None = None
         self._queue: deque[Task] = deque()  # those that were withdrawn stay in it until their turn
         self._queued = 0  # ... and are not counted here
-        self._outstanding: set[Task] = set()
+        self._outstanding: dict[Task, None] = {}  # in the order in which they were sent
         self._maps: dict[OpenMap, None] = {}
         self._slots = 0
         self._has_sent = False
@@ -189,7 +189,7 @@ class Dispatcher:
         if self._pid != os.getpid():
             return
         if cancel_futures:
-            self._cancel_queued()
+            self._cancel_queued(spare_first=not stop_running)
         if wait:
             self._finish(stop_running=stop_running)
         elif not self._is_stopped and (self._started is not None or self._start_lock.locked()):
@@ -229,7 +229,8 @@ class Dispatcher:
                 trouble = trouble or exc
         return trouble
 
-    def _cancel_queued(self) -> None:
+    def _cancel_queued(self, *, spare_first: bool) -> None:
+        """Cancel what has not begun. What a worker was given first counts as begun, even if that worker still starts."""
         for each in list(self._maps):
             each.cancel()
         with self._lock:
@@ -238,7 +239,8 @@ class Dispatcher:
             self._queued = 0
             for task in tasks:
                 task.state = _WITHDRAWN
-            outstanding = list(self._outstanding)
+            spared = self._started[0] if spare_first and self._started is not None else 0
+            outstanding = list(self._outstanding)[spared:]
             self._idle.notify_all()
         for task in tasks:
             task.free()
@@ -320,7 +322,7 @@ class Dispatcher:
                     continue
                 self._queued -= 1
                 task.state = _SENT
-                self._outstanding.add(task)
+                self._outstanding[task] = None
             self._send(task)
 
     def _send(self, task: Task) -> None:
@@ -375,7 +377,7 @@ class Dispatcher:
     def _release(self, task: Task) -> None:
         """Free the slot of `task`."""
         with self._lock:
-            self._outstanding.discard(task)
+            self._outstanding.pop(task, None)
             if not self._outstanding and not self._queued:
                 self._idle.notify_all()
 

@@ -205,7 +205,7 @@ class PoolExecutor(_StdlibExecutor):
             False: results come as they are ready.
         errors : {"raise", "return"}
             What a call raised is raised in its place, and ends the map; or is returned in its place, and the
-            map goes on.
+            map goes on. What is no `Exception` (KeyboardInterrupt, SystemExit, GeneratorExit) is always raised.
 
         Returns
         -------

@@ -186,7 +186,7 @@ class Map:
                 del value
                 continue
             self._annotate(error, start + offset, items[offset] if offset < len(items) else None, reply)
-            if not self._returns_errors:
+            if not self._is_returned(error):
                 try:
                     raise error
                 finally:
@@ -383,8 +383,9 @@ class Map:
         if reply.broken is not None:
             reply.values, reply.errors = [None], {0: self._dispatcher.fail_initializer(reply.broken)}
         done = len(reply.values)
-        if reply.errors and not self._returns_errors:
-            self._fails_at = min(self._fails_at, task.start + min(reply.errors))
+        ends = [offset for offset, each in reply.errors.items() if not self._is_returned(each)]
+        if ends:
+            self._fails_at = min(self._fails_at, task.start + min(ends))
         elif error is not None:
             self._fail_all(reply, error, len(task.items))
             done = len(task.items)
@@ -394,6 +395,10 @@ class Map:
         self._random_used.update(reply.random_used)
         items = task.items if reply.errors else ()
         self._flow.answered(task.start, done, (task.start, reply, items), rest or None)
+
+    def _is_returned(self, error: BaseException) -> bool:
+        """Whether `error` is delivered as a value. Ctrl-C, `sys.exit` and the like never are."""
+        return self._returns_errors and isinstance(error, Exception)
 
     @staticmethod
     def _fail_all(reply: Reply, error: BaseException, length: int) -> None:

@@ -444,7 +444,12 @@ class Segments:
             else:
                 return refs
         except (OSError, MemoryError) as exc:
+            self.release(refs)
             self._warn(str(exc))
+            return None
+        except BaseException:  # a buffer that is not contiguous, or Ctrl-C
+            self.release(refs)
+            raise
         self.release(refs)
         return None
 

@@ -328,7 +328,7 @@ def _run_items(
             errors[len(values)] = exc.with_traceback(without_ours(exc.__traceback__))
             append(None)
             item = None
-            if not envelope.job.keep_going or isinstance(exc, (KeyboardInterrupt, SystemExit)):
+            if not envelope.job.keep_going or not isinstance(exc, Exception):
                 return
         if envelope.budget is not None and perf_counter() > deadline:
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,16 @@ __all__ = ["ChunksTests"]
 _SIZES = (None, 1, 2, 3, 7, 1000)
 
 
+def _check_for_all(check: Callable[..., None], *strategies: Any) -> None:
+    """Check few examples, which may take their time; they are shrunk a little, and none is kept."""
+    hypothesis = pytest.importorskip("hypothesis")
+    phase = hypothesis.Phase
+    settings = hypothesis.settings(
+        max_examples=15, deadline=None, database=None, phases=(phase.explicit, phase.generate, phase.shrink)
+    )
+    settings(hypothesis.given(*strategies)(check))()
+
+
 def _is_same(first: Any, second: Any) -> bool:
     return first is second
 
@@ -25,46 +36,33 @@ class ChunksTests(SubjectFixtures):
     """Clause "chunks are invisible"."""
 
     def test_any_chunk_size_gives_the_same_results(self, executor: Any) -> None:
-        hypothesis = pytest.importorskip("hypothesis")
-        from hypothesis import strategies
+        strategies = pytest.importorskip("hypothesis.strategies")
 
-        @hypothesis.settings(max_examples=15, deadline=None, database=None)
-        @hypothesis.given(
-            strategies.lists(strategies.integers() | strategies.text(max_size=5), max_size=12),
-            strategies.integers(1, 15),
-        )
         def check(items: list[Any], chunksize: int) -> None:
             expected = [item * 2 for item in items]
             assert list(executor.map(_calls.double, items, chunksize=chunksize)) == expected
 
-        check()
+        item = strategies.integers() | strategies.text(max_size=5)
+        _check_for_all(check, strategies.lists(item, max_size=12), strategies.integers(1, 15))
 
     def test_any_chunk_size_gives_the_same_error_at_the_same_item(self, executor: Any) -> None:
-        hypothesis = pytest.importorskip("hypothesis")
-        from hypothesis import strategies
+        strategies = pytest.importorskip("hypothesis.strategies")
 
-        @hypothesis.settings(max_examples=15, deadline=None, database=None)
-        @hypothesis.given(
-            strategies.integers(1, 12),
-            strategies.sets(strategies.integers(0, 11), min_size=1, max_size=3),
-            strategies.integers(1, 15),
-        )
         def check(length: int, failing: set[int], chunksize: int) -> None:
             fails_at = min((item for item in failing if item < length), default=None)
             expected = [2 * item for item in range(length if fails_at is None else fails_at)]
-            results = executor.map(
-                partial(_calls.fail_at, tuple(failing)), range(length), chunksize=chunksize
-            )
+            call = partial(_calls.fail_at, tuple(failing))
             got = []
             error = None
             try:
-                for result in results:
+                for result in executor.map(call, range(length), chunksize=chunksize):
                     got.append(result)
             except LookupError as exc:
                 error = exc.args[0]
             assert (got, error) == (expected, fails_at)
 
-        check()
+        failing = strategies.sets(strategies.integers(0, 11), min_size=1, max_size=3)
+        _check_for_all(check, strategies.integers(1, 12), failing, strategies.integers(1, 15))
 
     @needs("errors")
     @pytest.mark.parametrize("chunksize", _SIZES)

@@ -59,15 +59,15 @@ class ConfigurationTests(SubjectFixtures):
 
     @needs("configuration")
     def test_the_environment_chooses_the_backend(
-        self, executor: Any, subject: Subject, monkeypatch: Any
+        self, subject: Subject, monkeypatch: Any
     ) -> None:
         if not isinstance(self.backend, str):
             pytest.skip("the backend of this executor has no name")
         monkeypatch.setenv("ANYPOOL_BACKEND", self.backend)
         name = subject.name.upper().replace("-", "_")
         for option, value in self.options.items():
-            general = option == "max_workers"
-            monkeypatch.setenv(f"ANYPOOL_{option.upper()}" if general else f"ANYPOOL_{name}_{option.upper()}", str(value))
+            owner = "" if option == "max_workers" else f"{name}_"
+            monkeypatch.setenv(f"ANYPOOL_{owner}{option.upper()}", str(value))
         assert _program() == (subject.name, [0, 2, 4, 6, 8], 3)
 
     @needs("configuration")
@@ -126,9 +126,8 @@ class ConfigurationTests(SubjectFixtures):
         assert len(set(tally.labels())) == len(tally) <= executor.max_workers
 
     @needs("initializer")
-    def test_an_initializer_that_fails_breaks_the_executor(
-        self, make_fresh: Callable[..., Any], caplog: Any
-    ) -> None:
+    @pytest.mark.usefixtures("caplog")  # it is logged, too
+    def test_an_initializer_that_fails_breaks_the_executor(self, make_fresh: Callable[..., Any]) -> None:
         executor = make_fresh(initializer=_fail_to_initialize, initargs=("no license",))
         exc = executor.submit(_calls.double, 1).exception(timeout=LIMIT)
         assert isinstance(exc, BrokenExecutor)

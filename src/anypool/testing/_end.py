@@ -40,7 +40,7 @@ class EndTests(SubjectFixtures):
         _check_nothing_left(before)
 
     def test_leaving_with_by_an_exception_leaves_nothing_behind(
-        self, executor: Any, make_fresh: Callable[..., Any], place: Path
+        self, executor: Any, make_fresh: Callable[..., Any]
     ) -> None:
         list(executor.map(_calls.double, range(4)))
         before = existing()
@@ -52,9 +52,7 @@ class EndTests(SubjectFixtures):
         _check_nothing_left(before)
 
     @offers(synchronous=False)
-    def test_an_executor_that_nobody_can_reach_ends(
-        self, executor: Any, make_fresh: Callable[..., Any]
-    ) -> None:
+    def test_an_executor_that_nobody_can_reach_ends(self, executor: Any) -> None:
         list(executor.map(_calls.double, range(4)))
         before = existing()
         fresh = self.make_executor()
@@ -62,18 +60,17 @@ class EndTests(SubjectFixtures):
         del fresh
         _check_nothing_left(before)
 
-    def test_shutdown_can_be_called_again(self, fresh_executor: Any) -> None:
+    def test_an_executor_that_was_shut_down_takes_no_call_and_can_be_shut_down_again(
+        self, fresh_executor: Any
+    ) -> None:
         for _ in range(2):
             fresh_executor.shutdown()
-        fresh_executor.shutdown(wait=False)
-        fresh_executor.shutdown(wait=True, cancel_futures=True)
-
-    def test_nothing_can_be_asked_of_an_executor_that_was_shut_down(self, fresh_executor: Any) -> None:
-        fresh_executor.shutdown()
         with pytest.raises(RuntimeError):
             fresh_executor.submit(_calls.double, 1)
         with pytest.raises(RuntimeError):
             list(fresh_executor.map(_calls.double, [1]))
+        fresh_executor.shutdown(wait=False)
+        fresh_executor.shutdown(wait=True, cancel_futures=True)
 
     def test_submitted_calls_are_finished_by_leaving_with(self, make_fresh: Callable[..., Any]) -> None:
         with make_fresh() as executor:
@@ -101,7 +98,7 @@ class EndTests(SubjectFixtures):
 
     @needs("lazy")
     def test_an_endless_map_is_not_read_on_by_leaving_with(self, make_fresh: Callable[..., Any]) -> None:
-        read = []
+        read: list[None] = []
 
         def items() -> Any:
             while True:

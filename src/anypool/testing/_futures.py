@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, as_completed, wait
 from functools import partial
 from pathlib import Path
@@ -94,7 +93,8 @@ class FuturesTests(SubjectFixtures):
             both.wait(LIMIT)
         assert seen == [(future, True)]
 
-    def test_a_callback_that_raises_harms_nothing(self, executor: Any, caplog: Any) -> None:
+    @pytest.mark.usefixtures("caplog")  # the stdlib logs it
+    def test_a_callback_that_raises_harms_nothing(self, executor: Any) -> None:
         future = executor.submit(_calls.double, 1)
         future.result(timeout=LIMIT)
 
@@ -181,13 +181,12 @@ class FuturesTests(SubjectFixtures):
             gate.open()
         assert [future.result(timeout=LIMIT) for future in futures] == list(range(subject.workers))
 
-    def test_submit_returns_at_once(
-        self, executor: Any, subject: Subject, place: Path, make_fresh: Callable[..., Any]
-    ) -> None:
-        if subject.traits.synchronous:
-            pytest.skip("made for executors with synchronous=False")
+    @offers(synchronous=False)
+    def test_submit_returns_at_once(self, executor: Any, place: Path) -> None:
         gate = Gate(place / "gate")
-        futures = [executor.submit(_calls.wait_at, gate, item) for item in range(50)]
-        assert not any(future.done() for future in futures)
+        futures = []
+        for item in range(50):
+            futures.append(executor.submit(_calls.wait_at, gate, item))
+            assert not futures[0].done()
         gate.open()
         assert [future.result(timeout=LIMIT) for future in futures] == list(range(50))

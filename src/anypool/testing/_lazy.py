@@ -135,7 +135,7 @@ class LazyTests(SubjectFixtures):
         last: weakref.ref[Any] | None = None
         for result in executor.map(_Item, range(30)):
             if last is not None:
-                poll(lambda last=last: last() is None, "the result before is dropped")
+                poll(partial(_is_dead, last), "the result before is dropped")
             last = weakref.ref(result)
             del result
 
@@ -153,7 +153,7 @@ class LazyTests(SubjectFixtures):
 
         results = executor.map(_number_of, items(), chunksize=chunksize, buffersize=20)
         most = 0
-        for number in itertools.islice(results, 400):
+        for number in itertools.islice(results, 150):
             most = max(most, len(alive))
             del number
         results.close()
@@ -179,6 +179,10 @@ class LazyTests(SubjectFixtures):
         assert list(itertools.islice(outer, 20)) == [4 * item for item in range(20)]
         outer.close()
         inner.close()
+
+
+def _is_dead(reference: weakref.ref[Any]) -> bool:
+    return reference() is None
 
 
 def _number_of(item: _Item) -> int:

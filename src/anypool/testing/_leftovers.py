@@ -10,13 +10,14 @@ from typing import Any
 
 __all__ = ["Existing", "existing"]
 
-# Processes that the interpreter, or a library, keeps until it ends, one for the whole process, and that hold
-# nothing of an executor: they are no leftovers. (module, attribute with the tracker or server, its pid)
+# Processes that the interpreter itself keeps until it ends, one for the whole process, and that hold nothing of
+# an executor: they are no leftovers. A library's own are. (module, attribute with the tracker or server, its pid)
 _KEPT_PROCESSES = (
     ("multiprocessing.resource_tracker", "_resource_tracker", "_pid"),
     ("multiprocessing.forkserver", "_forkserver", "_forkserver_pid"),
-    ("loky.backend.resource_tracker", "_resource_tracker", "_pid"),
 )
+# The attributes of those trackers and servers that hold a descriptor.
+_KEPT_FILES = ("_fd", "_forkserver_alive_fd")
 # Threads that a library keeps until the interpreter ends, one for the whole process: the event loop of
 # synchronous clients of distributed, its profiler's, its offloader's, and tqdm's; asyncio's default pool;
 # pytest-timeout's timer.
@@ -85,9 +86,18 @@ def _children() -> frozenset[str]:
     return frozenset(found)
 
 
+def _count_kept_files() -> int:
+    """How many of them are the ends of pipes to the processes that are kept."""
+    kept = 0
+    for module, attribute, _ in _KEPT_PROCESSES:
+        holder: Any = getattr(sys.modules.get(module), attribute, None)
+        kept += sum(getattr(holder, name, None) is not None for name in _KEPT_FILES)
+    return kept
+
+
 def _count_files() -> int | None:
     """How many files, pipes and sockets this process has open."""
     try:
-        return len(os.listdir("/proc/self/fd"))
+        return len(os.listdir("/proc/self/fd")) - _count_kept_files()
     except OSError:
         return None

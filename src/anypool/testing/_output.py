@@ -1,5 +1,7 @@
 """Output: prints, warnings and log records of a call reach the caller once, in input order."""
 
+# ruff: noqa: T201 - printing is what these calls are for
+
 from __future__ import annotations
 
 import contextlib
@@ -8,7 +10,6 @@ import logging
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import pytest
@@ -57,12 +58,12 @@ def _warn_each(item: int) -> int:
     return item
 
 
-def _warn_alike(item: int) -> int:
+def _warn_alike(_: int) -> int:
     warnings.warn("the same again", _UsersWarning, stacklevel=1)
-    return item
+    return 0
 
 
-def _warn_and_catch(item: int) -> str:
+def _warn_and_catch(_: int) -> str:
     try:
         warnings.warn("is it an error?", _UsersWarning, stacklevel=1)
     except _UsersWarning:
@@ -268,6 +269,6 @@ class OutputTests(SubjectFixtures):
     @needs("relay", "errors")
     def test_output_is_complete_when_errors_are_returned(self, executor: Any) -> None:
         with contextlib.redirect_stdout(io.StringIO()) as out:
-            got = list(executor.map(partial(_print_and_fail), range(6), chunksize=3, errors="return"))
+            got = list(executor.map(_print_and_fail, range(6), chunksize=3, errors="return"))
         assert isinstance(got[3], LookupError)
         assert out.getvalue() == "".join(f"before {item}\n" for item in range(6))

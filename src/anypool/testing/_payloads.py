@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,6 +15,10 @@ from anypool.testing._effects import LIMIT
 from anypool.testing._subject import Subject, SubjectFixtures
 
 __all__ = ["PayloadsTests"]
+
+
+def _generate() -> Iterator[int]:
+    yield 1
 
 
 class _Unloadable:
@@ -48,7 +52,7 @@ class PayloadsTests(SubjectFixtures):
     @offers(shares_memory=False)
     @pytest.mark.parametrize(
         ("argument", "name"),
-        [(threading.Lock(), "lock"), ({"held": threading.Lock()}, "held"), ((x for x in ()), "generator")],
+        [(threading.Lock(), "lock"), ({"held": threading.Lock()}, "held"), (_generate(), "generator")],
         ids=["lock", "lock in a dict", "generator"],
     )
     def test_an_argument_that_cannot_be_sent_is_named(self, executor: Any, argument: Any, name: str) -> None:

@@ -107,7 +107,7 @@ class ValuesTests(SubjectFixtures):
         assert list(executor.map(_calls.double, b"\x01\x02")) == [2, 4]
 
     def test_falsy_results_are_results(self, executor: Any) -> None:
-        falsy = [None, 0, 0.0, False, "", b"", [], {}, (), set()]
+        falsy: list[Any] = [None, 0, 0.0, False, "", b"", [], {}, (), set()]
         got = list(executor.map(_calls.identity, falsy))
         assert got == falsy
         assert [type(each) for each in got] == [type(each) for each in falsy]
@@ -233,7 +233,7 @@ class ValuesTests(SubjectFixtures):
         assert list(results) == [0]
 
     def test_two_maps_at_once_do_not_mix(self, executor: Any) -> None:
-        one = executor.map(_calls.double, range(0, 100))
+        one = executor.map(_calls.double, range(100))
         two = executor.map(_calls.identity, range(100, 200))
         pairs = list(zip(one, two, strict=True))
         assert pairs == [(2 * item, item + 100) for item in range(100)]
