@@ -30,7 +30,7 @@ from workloads import Case, Workload, spin
 __all__ = ["Outcome", "measure", "some_hung"]
 
 START_LIMIT = 60.0
-RUN_LIMIT = 60.0
+RUN_LIMIT = 120.0
 STOP_LIMIT = 20.0
 """Seconds after which a subject counts as hung."""
 

@@ -190,24 +190,28 @@ def show_ways(rounds: int) -> None:
         named.buf[: len(data)] = data
         ask("named", (named.name, len(data)))
 
-    ask("inline", b"")
-    print("\nThere, read, and an answer of one byte back (microseconds each)")
-    for kibibytes in (16, 64, 128, 256, 512, 1024, 4096, 16384):
-        data = bytearray(os.urandom(kibibytes << 10))
-        count = max(3, min(200, (32 << 10) // kibibytes))
-        ways: dict[str, Callable[[], object]] = {
-            "pipe": repeat(lambda data=data: ask("inline", data), count),
-            "segment": repeat(lambda data=data: ask("segment", segments.store([data])), count),
-            "multiprocessing.shared_memory, reused, copied": repeat(lambda data=data: by_name(data), count),
-        }
-        print(f" {kibibytes} KiB")
-        compare(ways, rounds, 1e6 / count, "us")
-    print(f" THRESHOLD is {THRESHOLD >> 10} KiB")
-    here.send_bytes(b"end")
-    process.join()
-    segments.close()
-    named.close()
-    named.unlink()
+    try:
+        ask("inline", b"")
+        print("\nThere, read, and an answer of one byte back (microseconds each)")
+        for kibibytes in (16, 64, 128, 256, 512, 1024, 4096, 16384):
+            data = bytearray(os.urandom(kibibytes << 10))
+            count = max(3, min(200, (32 << 10) // kibibytes))
+            ways: dict[str, Callable[[], object]] = {
+                "pipe": repeat(lambda data=data: ask("inline", data), count),
+                "segment": repeat(lambda data=data: ask("segment", segments.store([data])), count),
+                "multiprocessing.shared_memory, reused, copied": repeat(
+                    lambda data=data: by_name(data), count
+                ),
+            }
+            print(f" {kibibytes} KiB")
+            compare(ways, rounds, 1e6 / count, "us")
+        print(f" THRESHOLD is {THRESHOLD >> 10} KiB")
+    finally:
+        here.send_bytes(b"end")
+        process.join()
+        segments.close()
+        named.close()
+        named.unlink()
 
 
 def main() -> None:

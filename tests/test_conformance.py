@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -131,7 +132,8 @@ class TestDaskExternal(ExecutorTests):
             programs.append(scheduler)
             address = line.split()[-1]
             for name in ("one", "two"):
-                options = ("--nthreads", "1", "--name", name, "--no-nanny" if cls.has_no_nanny else "--nanny")
+                # The nanny starts another worker in place of one that was lost.
+                options = ("--nthreads", "1", "--name", name, "--nanny")
                 programs.append(_start_program("worker", address, *local, *options, says="Registered to:")[0])
             cls.options = {"address": address}
             yield
@@ -142,7 +144,10 @@ class TestDaskExternal(ExecutorTests):
                 program.wait(_START_WITHIN)
 
     options: ClassVar[dict[str, Any]] = {}
-    has_no_nanny = False  # a nanny starts another worker in place of one that was lost
+
+    @pytest.mark.xfail(reason="a scheduler that is not ours runs what was lost again: its allowed-failures, 3")
+    def test_no_call_runs_again_because_a_worker_was_lost(self, doomed_executor: Any, place: Path) -> None:
+        super().test_no_call_runs_again_because_a_worker_was_lost(doomed_executor, place)
 
 
 class TestStdlibThreads(ExecutorTests):

@@ -60,13 +60,8 @@ _LEFT_OUT_OF_SERIAL = dict.fromkeys(
     _RUNS_IN_SUBMIT,
 )
 
-_CANCELS_ALL = (
-    "it asks that some call had begun when nothing waited for that; here workers are still starting, "
-    "and what has not begun is cancelled: all of it"
-)
 _LEFT_OUT_OF = {
     "serial": _LEFT_OUT_OF_SERIAL,
-    "processes": {"test_cancel_futures": _CANCELS_ALL},
 }
 
 

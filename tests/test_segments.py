@@ -307,6 +307,7 @@ def test_memory_is_not_reused_while_a_fork_of_the_reader_has_it(segments: Segmen
     answer_read, answer_write = os.pipe()
     child = os.fork()
     if child == 0:
+        signal.alarm(30)  # should it hang
         os.close(ask_write)
         os.read(ask_read, 1)
         os.write(answer_write, bytes(view[:10]))
@@ -512,6 +513,7 @@ def test_a_forked_child_of_the_owner_does_not_touch_its_segments(segments: Segme
     with segments._own.get().lock:  # as if another thread were in `store` during the fork
         child = os.fork()
         if child == 0:
+            signal.alarm(30)  # should it hang
             ours = stored(segments.store([b"b" * SIZE]))
             segments.release(refs)
             segments.trim()

@@ -24,6 +24,7 @@ import anypool
 from anypool import _registry
 from anypool._verify import ADVICE, Finding, Verification, _sample, _spread, verify, verify_calls
 from anypool._watch import Watched
+from anypool.cli import main
 from anypool.errors import ConfigError, NotPortable, StartError, UnknownBackend
 
 THREADS = ["threads"]
@@ -573,3 +574,53 @@ def test_json_holds_all_of_it() -> None:
         "advice": ADVICE["value"],
         "is_note": False,
     }
+
+
+# --- the command ------------------------------------------------------------------------------------------------
+
+WORK = """
+import os
+seen = []
+items = [[1], [2]]
+pairs = [[2, 3], [3, 2]]
+
+def good(x):
+    print("the call prints")
+    return x + [0]
+
+def bad(x):
+    x.append(len(seen))
+    return len(x)
+"""
+
+
+@pytest.fixture
+def work(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "work.py").write_text(WORK)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("work")
+def test_the_command_reports_and_its_status_tells(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "work.py:good", ":items", "--backends", "threads"]) == 0
+    assert capsys.readouterr().out == "good is portable: 2 items on serial, threads\n"
+    assert main(["verify", "work.py:bad", ":items", "--backends", "threads"]) == 1
+    assert "argument (item 0, serial): argument 0 was changed" in capsys.readouterr().out
+    assert main(["verify", "builtins:pow", "[(2, 3), (3, 2)]", "--starmap", "--backends", "threads"]) == 0
+
+
+@pytest.mark.usefixtures("work")
+def test_the_command_prints_json(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["verify", "work.py:bad", ":items", "--backends", "threads", "--sample", "1", "--json"]
+    assert main(command) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["portable"] is False
+    assert told["items"] == [0]
+    assert told["total"] == 2
+    assert told["findings"][0]["kind"] == "argument"
+
+
+@pytest.mark.parametrize("command", [["math:sqrt"], ["math:sqrt", "[1]", "--sample", "0"], ["math:no", "[1]"]])
+def test_wrong_use_is_2(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", *command]) == 2
+    assert capsys.readouterr().out == ""

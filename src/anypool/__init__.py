@@ -23,7 +23,11 @@ _HOMES = {
     "register_backend": "_registry",
     "Comparison": "_compare",
     "available_cpus": "_cpus",
+    "close_idle": "_reuse",
     "compare": "_compare",
+    "Finding": "_verify",
+    "Verification": "_verify",
+    "verify": "_verify",
     "register_context": "_context",
     "random": "_seeds",
     "rng": "_seeds",
@@ -57,9 +61,13 @@ if TYPE_CHECKING:
     from anypool._executor import get_executor as get_executor
     from anypool._registry import backend_names as backend_names
     from anypool._registry import register_backend as register_backend
+    from anypool._reuse import close_idle as close_idle
     from anypool._seeds import random as random
     from anypool._seeds import rng as rng
     from anypool._settings import Settings as Settings
+    from anypool._verify import Finding as Finding
+    from anypool._verify import Verification as Verification
+    from anypool._verify import verify as verify
     from anypool._worker import Worker as Worker
     from anypool._worker import current_worker as current_worker
     from anypool.backend import Backend as Backend

@@ -339,7 +339,7 @@ class Dispatcher:
         del payload
         if not self._has_sent:
             self._has_sent = True
-            _finish_at_exit(type(self.backend))
+            _finish_at_exit(self.backend.name)
         task.native = native
         if native.done():
             # Not by a callback, which would send the next task from inside this one, and so on down the stack:
@@ -415,7 +415,7 @@ class Dispatcher:
 # The dispatchers that run: what nobody shut down finishes its calls before the interpreter ends, as in the stdlib.
 _running: set[Dispatcher] = set()
 _running_lock = threading.RLock()
-_seen: set[type] = set()
+_seen: set[str] = set()
 
 
 def _remember(dispatcher: Dispatcher) -> None:
@@ -423,7 +423,7 @@ def _remember(dispatcher: Dispatcher) -> None:
         _running.add(dispatcher)
 
 
-def _finish_at_exit(kind: type) -> None:
+def _finish_at_exit(kind: str) -> None:
     """Have the dispatchers finished before the hooks of the library run that this kind of backend has loaded.
 
     The youngest hook runs first, and loky makes its own with the first call: so ours comes after that, once for

@@ -122,7 +122,7 @@ class PoolExecutor(_StdlibExecutor):
         self._backend = backend
         self._settings = settings
         self._shelf = Shelf()
-        self._dispatcher = Dispatcher(backend, at_end=self._shelf.show_all)
+        self._dispatcher = Dispatcher(_leased(backend) if settings.reuse else backend, at_end=self._shelf.show_all)
         self._key = uuid.uuid4().hex
         self._job_count = itertools.count()
         self._around: Surroundings | None = None
@@ -445,6 +445,12 @@ def _relay_settings(settings: Settings, traits: Traits) -> RelaySettings | None:
         in_caller=traits.shares_memory,
     )
     return relay if relay.relayed else None
+
+
+def _leased(backend: Backend) -> Backend:
+    from anypool._reuse import Leased
+
+    return Leased(backend)
 
 
 def _rebuild(kind: type[Backend], options: dict[str, Any], settings: Settings) -> PoolExecutor:

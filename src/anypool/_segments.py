@@ -149,7 +149,7 @@ class Claimed:
 def claim(refs: Iterable[Ref]) -> Claimed:
     """Make sure of the buffers in `refs`: from now on their owner may end, and will not reuse them.
 
-    Costs some 25 microseconds a ref, whatever its size: nothing is read. A ref is mapped at once; a bare
+    Costs some 30 microseconds a ref, whatever its size: nothing is read. A ref is mapped at once; a bare
     descriptor would have to be closed by a finalizer of ours, and those run early on cyclic garbage.
 
     Raises

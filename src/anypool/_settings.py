@@ -28,10 +28,10 @@ class Settings:
     buffersize : int or None
         Items read ahead of the one that was asked for, >= 1. None takes a few per worker.
     timeout : float or None
-        Seconds that a map may take until its next result, None for no limit.
+        Seconds from the call of a map until its last result, None for no limit.
     inner_threads : int or None
-        Threads that BLAS and OpenMP may use inside one call, >= 1. None leaves the share of the
-        CPU budget that one worker has.
+        Threads that BLAS and OpenMP may use inside one call, >= 1. None means 1, on every backend, so that
+        sums agree to the last bit.
     reuse : bool
         Keep the workers after the executor is left, for the next one of the same choice.
     nested : tuple of backend specs

@@ -248,6 +248,18 @@ def _pickler_class() -> type:
     return _pickler
 
 
+def explain_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> SendError | None:
+    """Why the arguments of a call cannot be sent: the error of the first that cannot."""
+    named = [(f"argument {index}", value) for index, value in enumerate(args)]
+    named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
+    for name, value in named:
+        try:
+            dumps(value)
+        except SendError as exc:
+            return SendError(f"{name}: {exc}")
+    return None
+
+
 def _find_culprit(obj: object) -> str:
     """Words for the innermost part of `obj` that cannot be pickled, and the way to it."""
     path: list[str] = []

@@ -430,7 +430,9 @@ def pack(
     """
 
     def refuse(offset: int, why: SendError) -> bytes:
-        return _wire.refusal(SendError(f"{_argument(job, start + offset)}: {why}"))
+        if job.style == "call":
+            return _wire.refusal(_wire.explain_call(*items[offset]) or why)
+        return _wire.refusal(SendError(f"the argument of item {start + offset}: {why}"))
 
     column = _wire.pack_column(items, refuse, store)
     budget, look_every = (plan.budget, plan.look_every) if plan else (None, 1)
@@ -452,10 +454,6 @@ def pack(
         look_every,
         store is not None,
     )
-
-
-def _argument(job: Job, index: int) -> str:
-    return "an argument of the call" if job.style == "call" else f"the argument of item {index}"
 
 
 def _unpack(packed: tuple[Any, ...]) -> Envelope:

@@ -28,6 +28,9 @@ examples:
   anypool config                   which backend and options hold here, and why
   anypool compare math:sqrt "range(1000)"
                                    the same calls on every backend: equal? how fast?
+  anypool verify work.py:parse :files
+                                   is a function portable, and if not, why?
+  anypool check threads            does an executor keep the contract?
 
 exit status: 0 fine; 1 results differ, or a check failed; 2 wrong use; 130 interrupted
 """
@@ -44,6 +47,29 @@ What the same means: equal, and of the same type, inside as well; NaN is NaN; ar
 errors of calls by class and arguments. What calls print is dropped.
 
 exit status: 0 identical; 1 results differ, or a backend failed; 2 wrong use; 130 interrupted
+"""
+
+_VERIFY_EPILOG = """\
+examples:
+  anypool verify math:sqrt "range(1000)"
+  anypool verify work.py:parse :files --backends processes,threads --sample 50
+
+Each call runs several times: results, errors, prints, warnings and logs are compared item by item, and what a call
+changes on the way is reported: arguments, globals, environment, global random generators. INPUT is as for compare.
+
+exit status: 0 portable; 1 not; 2 wrong use; 130 interrupted
+"""
+
+_CHECK_EPILOG = """\
+examples:
+  anypool check loky
+  anypool check stdlib-threads -k values -k once
+  anypool check work.py:make_executor --json    a function that returns an executor of any library
+
+Known executors of other libraries: stdlib-threads, stdlib-processes, loky-raw, dask-raw, mpi4py. "Not offered" is what
+an executor does not claim to do; only what it claims can fail.
+
+exit status: 0 every clause holds; 1 one does not; 2 wrong use; 130 interrupted
 """
 
 
@@ -108,23 +134,52 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_COMPARE_EPILOG,
         formatter_class=raw,
     )
-    compare.add_argument("function", metavar="MODULE:FUNCTION", help="or path/to/file.py:FUNCTION")
-    compare.add_argument(
+    _add_calls(compare)
+    compare.add_argument("--max-workers", type=_positive, metavar="N", help="workers of each backend")
+    compare.add_argument("--repeat", type=_positive, default=1, metavar="K", help="warm maps; their median is shown")
+    compare.add_argument("--seed", type=int, metavar="N", help="for functions that draw random numbers")
+    compare.set_defaults(run=_compare)
+
+    verify = commands.add_parser(
+        "verify",
+        help="tell whether a function does the same on every backend, and if not, why",
+        description="Tell whether a function does the same on every backend, and if not, why and what to change.",
+        epilog=_VERIFY_EPILOG,
+        formatter_class=raw,
+    )
+    _add_calls(verify)
+    verify.add_argument("--max-workers", type=_positive, default=2, metavar="N", help="workers of each backend")
+    verify.add_argument("--sample", type=_positive, default=20, metavar="N", help="items that are tried (default: 20)")
+    verify.add_argument("--seed", type=int, default=0, metavar="N", help="for functions that draw random numbers")
+    verify.set_defaults(run=_verify)
+
+    check = commands.add_parser(
+        "check",
+        help="run the conformance suite on an executor",
+        description="Run the conformance suite on a backend, or on an executor of another library.",
+        epilog=_CHECK_EPILOG,
+        formatter_class=raw,
+    )
+    check.add_argument("executor", metavar="EXECUTOR", help="a backend, a known executor, or MODULE:FACTORY")
+    check.add_argument("-k", "--clause", action="append", default=[], metavar="CLAUSE", help="only this; repeatable")
+    check.add_argument("--limit", type=_positive, default=60, metavar="SECONDS", help="for each test (default: 60)")
+    check.set_defaults(run=_check)
+
+    for command in (backends, config, compare, verify, check):
+        command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    return parser
+
+
+def _add_calls(command: argparse.ArgumentParser) -> None:
+    command.add_argument("function", metavar="MODULE:FUNCTION", help="or path/to/file.py:FUNCTION")
+    command.add_argument(
         "input",
         metavar="INPUT",
         help="MODULE:NAME or path/to/file.py:NAME or :NAME, an iterable or a function that returns one; "
         "a list literal; range(...); a .jsonl file; - for JSON lines on standard input",
     )
-    compare.add_argument("--backends", metavar="A,B,...", help="names or URLs; default: all that are installed")
-    compare.add_argument("--max-workers", type=_positive, metavar="N", help="workers of each backend")
-    compare.add_argument("--repeat", type=_positive, default=1, metavar="K", help="warm maps; their median is shown")
-    compare.add_argument("--starmap", action="store_true", help="each item is the arguments of a call")
-    compare.add_argument("--seed", type=int, metavar="N", help="for functions that draw random numbers")
-    compare.set_defaults(run=_compare)
-
-    for command in (backends, config, compare):
-        command.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    return parser
+    command.add_argument("--backends", metavar="A,B,...", help="names or URLs; default: all that are installed")
+    command.add_argument("--starmap", action="store_true", help="each item is the arguments of a call")
 
 
 def _positive(text: str) -> int:
@@ -321,6 +376,44 @@ def _compare(arguments: argparse.Namespace) -> int:
     else:
         _write_text(comparison.render(_width()))
     return OK if comparison.identical else FAILED
+
+
+# --- anypool verify, anypool check --------------------------------------------------------------------------
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from anypool._calls_from import load_input, load_named, local_imports
+    from anypool._verify import verify_calls
+
+    with local_imports(), open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        function = load_named(arguments.function)
+        items = load_input(arguments.input, arguments.function)
+        verification = verify_calls(
+            function,
+            _argument_tuples(items) if arguments.starmap else [(item,) for item in items],
+            backends=None if arguments.backends is None else _split(arguments.backends),
+            sample=arguments.sample,
+            seed=arguments.seed,
+            max_workers=arguments.max_workers,
+        )
+    if arguments.json:
+        _write_json(verification.to_dict())
+    else:
+        _write_text(verification.render(_width()))
+    return OK if verification.portable else FAILED
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from anypool._calls_from import local_imports
+    from anypool.testing._check import check_executor
+
+    with local_imports():
+        checked = check_executor(arguments.executor, clauses=arguments.clause, limit=arguments.limit)
+    if arguments.json:
+        _write_json(checked.to_dict())
+    else:
+        _write_text(checked.render(_width()))
+    return OK if checked.holds else FAILED
 
 
 def _argument_tuples(items: Sequence[Any]) -> list[tuple[Any, ...]]:

@@ -41,6 +41,7 @@ CLUSTER_CONFIG: dict[str, Any] = {
     "distributed.worker.memory.spill": False,
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": False,
+    "distributed.worker.preload": ["anypool.backends._dask_worker"],
     # The log of recent messages would keep finished payloads alive.
     "distributed.admin.low-level-log-length": 0,
 }

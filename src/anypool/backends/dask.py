@@ -121,6 +121,8 @@ class Dask:
             self._connect(connection)
             threads = connection.threads()
             connection.check_versions()
+            if not self._is_local():
+                connection.settle_workers()
         except BaseException:
             connection.close(kill=True)
             raise

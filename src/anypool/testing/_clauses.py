@@ -113,13 +113,18 @@ def _marked(attribute: str, value: object) -> Callable[[_F], _F]:
 
 
 def clause_of(test: object, cls: type | None = None) -> str | None:
-    """The clause of a test function: its own, or that of the class in which it is defined."""
+    """The clause of a test: its own, or that of the class which defines it, or what it overrides."""
     own: str | None = getattr(test, "_anypool_clause", None)
     if own is not None or cls is None:
         return own
     name = getattr(test, "__name__", "")
-    home = next((each for each in cls.__mro__ if name in vars(each)), None)
-    return None if home is None else getattr(home, "_anypool_clause", None)
+    for each in cls.__mro__:
+        if name in vars(each):
+            # Not by getattr: a class inherits the marks of the clauses that it is made of.
+            found = getattr(vars(each)[name], "_anypool_clause", None) or vars(each).get("_anypool_clause")
+            if found is not None:
+                return str(found)
+    return None
 
 
 def needs_of(test: object) -> frozenset[str]:

@@ -77,7 +77,7 @@ class ReversesResults(Right):
     """The results of a chunk come back in the wrong order."""
 
     name = "reverses results"
-    caught_by = "test_any_chunk_size_gives_the_same_results"
+    caught_by = "test_each_item_runs_once_in_chunks[3]"
 
     def change_reply(self, reply: Reply) -> Reply:
         reply.values.reverse()
@@ -231,7 +231,7 @@ class AnswersTooLate(Right):
     caught_by = "test_a_call_returns_its_value"
     still_passes = "test_empty_input_gives_nothing"
 
-    delay: ClassVar[float] = 4.0
+    delay: ClassVar[float] = 2.2
     """Seconds. Longer than the limit of the tests that use it; bounded, so that they end."""
 
     def change_reply(self, reply: Reply) -> Reply:

@@ -1,0 +1,40 @@
+"""What a Dask worker needs so that the global `random` is a call's own: generators of their own for its libraries.
+
+distributed and tornado draw from the global generator in the worker's event loop, while a call runs in a thread
+beside it: `dask.sizeof` to estimate sizes, the scheduler's shuffles, the jitter of periodic callbacks. A call with
+`seed=` would get other numbers than elsewhere, and one without would be reported for draws that are not its own.
+
+The name of this module is also given to workers as a preload, which is how distributed runs `dask_setup`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import random
+from typing import Any
+
+__all__ = ["dask_setup", "keep_random_for_calls"]
+
+_DRAW_BESIDE_CALLS = (
+    "dask.sizeof",
+    "distributed.comm.core",
+    "distributed.scheduler",
+    "distributed.utils_comm",
+    "distributed.worker",
+    "distributed.worker_state_machine",
+    "tornado.ioloop",
+)
+
+
+def keep_random_for_calls() -> None:
+    """Give the libraries of this worker a generator of their own in place of the global one."""
+    own = random.Random()
+    for name in _DRAW_BESIDE_CALLS:
+        module: Any = importlib.import_module(name)
+        if getattr(module, "random", None) is random:
+            module.random = own
+
+
+def dask_setup(_worker: Any) -> None:
+    """Called by distributed in each worker that has this module as a preload."""
+    keep_random_for_calls()
