@@ -140,9 +140,7 @@ def show_segments(data: memoryview, rounds: int) -> None:
             "claim and drop": repeat(lambda: claim(ref)),
             "claim, open and drop": repeat(lambda: open_refs(ref)),
             "store, claim, open, drop": repeat(lambda: open_refs(touched.store([small]))),
-            "of these: open and close in /proc": repeat(
-                lambda: os.close(os.open(f"/proc/self/fd/{own}", os.O_RDWR))
-            ),
+            "of these: open and close in /proc": repeat(lambda: os.close(os.open(f"/proc/self/fd/{own}", os.O_RDWR))),
             "of these: flock": repeat(lambda: fcntl.flock(own, fcntl.LOCK_SH)),
         },
         rounds,
@@ -199,9 +197,7 @@ def show_ways(rounds: int) -> None:
             ways: dict[str, Callable[[], object]] = {
                 "pipe": repeat(lambda data=data: ask("inline", data), count),
                 "segment": repeat(lambda data=data: ask("segment", segments.store([data])), count),
-                "multiprocessing.shared_memory, reused, copied": repeat(
-                    lambda data=data: by_name(data), count
-                ),
+                "multiprocessing.shared_memory, reused, copied": repeat(lambda data=data: by_name(data), count),
             }
             print(f" {kibibytes} KiB")
             compare(ways, rounds, 1e6 / count, "us")
@@ -215,16 +211,12 @@ def show_ways(rounds: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=int, default=80)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     load = os.getloadavg()[0]
-    print(
-        f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} CPUs, load {load:.1f}"
-    )
+    print(f"{platform.platform()}, Python {platform.python_version()}, {os.cpu_count()} CPUs, load {load:.1f}")
     data = memoryview(bytearray(os.urandom(1 << 20)) * options.megabytes)
     show_copying(data, options.rounds)
     show_segments(data, options.rounds)

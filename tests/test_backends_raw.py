@@ -213,9 +213,7 @@ def test_a_lost_worker_is_noticed_and_the_pool_goes_on(started: Started) -> None
         assert [started.submit(calls.echo, index).result(30) for index in range(4)] == list(range(4))
 
 
-def test_calls_on_other_workers_survive_a_lost_one_where_traits_say_so(
-    started: Started, tmp_path: Path
-) -> None:
+def test_calls_on_other_workers_survive_a_lost_one_where_traits_say_so(started: Started, tmp_path: Path) -> None:
     if not started.traits.loses_only_running or started.traits.in_caller:
         pytest.skip("by trait")
     (other,), go = _block(started, tmp_path, 1)
@@ -331,9 +329,7 @@ def test_an_unknown_start_method_of_loky_is_a_start_error() -> None:
         Loky(max_workers=1, context="telepathy").start()
 
 
-@pytest.mark.parametrize(
-    "options", [{"native": "telepathy"}, {"native_options": {"inner_max_num_threads": 1}}]
-)
+@pytest.mark.parametrize("options", [{"native": "telepathy"}, {"native_options": {"inner_max_num_threads": 1}}])
 def test_what_joblib_does_not_know_is_a_config_error(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=options.get("native", "sequential")):
         Joblib(**{"native": "sequential", **options}).start()
@@ -507,9 +503,7 @@ def running_scheduler(nothing_left: None, tmp_path: Path) -> Iterator[tuple[str,
             "PYTHONPATH": os.pathsep.join(filter(None, [path, str(SOURCES), str(HERE)])),
         }
         children.append(
-            subprocess.Popen(
-                command, env=environment, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True
-            )
+            subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=tmp_path, start_new_session=True)
         )
 
     def start_worker(*, path: str = "") -> None:
@@ -533,9 +527,7 @@ def running_scheduler(nothing_left: None, tmp_path: Path) -> Iterator[tuple[str,
         return found
 
     contact = tmp_path / "scheduler.json"
-    start(
-        "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(contact)
-    )
+    start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(contact))
     try:
         yield address(), start_worker
     finally:
@@ -573,17 +565,13 @@ def test_a_scheduler_without_workers_is_a_start_error(running_scheduler: Any) ->
         Dask(address=address, connect_timeout=1).start()
 
 
-def test_a_worker_without_anypool_is_named_before_the_first_call(
-    running_scheduler: Any, tmp_path: Path
-) -> None:
+def test_a_worker_without_anypool_is_named_before_the_first_call(running_scheduler: Any, tmp_path: Path) -> None:
     address, start_worker = running_scheduler
     shadow = tmp_path / "shadow"
     shadow.mkdir()
     (shadow / "anypool.py").write_text("raise ImportError('not here')")
     start_worker(path=str(shadow))
-    with pytest.raises(
-        VersionMismatch, match=r"worker at tcp://127\.0\.0\.1:\d+ cannot import it.*pip install"
-    ):
+    with pytest.raises(VersionMismatch, match=r"worker at tcp://127\.0\.0\.1:\d+ cannot import it.*pip install"):
         Dask(address=address, connect_timeout=30).start()
 
 

@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anypool import _levels, _registry
+from anypool import _config_levels, _registry
 from anypool._config import Settings, change_settings, explain, resolve, use
 from anypool.errors import ConfigError, MissingExtra, UnknownBackend, UnknownOption
 
@@ -136,7 +136,7 @@ def kind_of(source: str) -> str:
 def test_the_strongest_place_that_says_a_thing_wins_and_explain_names_it_and_the_losers(
     places: dict[str, dict[str, Any]],
 ) -> None:
-    _levels._parse.cache_clear()  # files of one name, size and, on coarse clocks, time
+    _config_levels._parse.cache_clear()  # files of one name, size and, on coarse clocks, time
     Path("anypool.toml").unlink(missing_ok=True)
     arguments: dict[str, Any] = {}
     with ExitStack() as stack:
@@ -481,10 +481,10 @@ def test_an_edited_file_is_read_again() -> None:
 
 def test_an_unchanged_file_is_parsed_once() -> None:
     write("anypool.toml", "seed = 1")
-    _levels._parse.cache_clear()
+    _config_levels._parse.cache_clear()
     for _ in range(3):
         resolve()
-    assert _levels._parse.cache_info().misses == 1
+    assert _config_levels._parse.cache_info().misses == 1
 
 
 def test_a_file_that_cannot_be_read_is_an_error_and_not_silence() -> None:

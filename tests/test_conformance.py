@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 import pytest
 
@@ -96,6 +96,12 @@ class TestDaskThreads(ExecutorTests):
     options: ClassVar = {"max_workers": 2, "processes": False}
 
 
+def _drain(stream: IO[str]) -> None:
+    """Read what a program goes on writing, since a full pipe would stop it, until it ends."""
+    with stream:
+        stream.read()
+
+
 def _start_program(*words: str, says: str) -> tuple[subprocess.Popen[str], str]:
     """A running program of distributed, and its line of output that has `says` in it."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -107,11 +113,11 @@ def _start_program(*words: str, says: str) -> tuple[subprocess.Popen[str], str]:
     try:
         for line in program.stderr:
             if says in line:
-                # It goes on writing: a full pipe would stop it.
-                threading.Thread(target=program.stderr.read, name=f"output of {words[0]}", daemon=True).start()
+                threading.Thread(target=_drain, args=(program.stderr,), daemon=True).start()
                 return program, line
     finally:
         alarm.cancel()
+    program.stderr.close()
     program.wait()
     raise RuntimeError(f"dask {words[0]} ended, or did not say {says!r} within {_START_WITHIN} s")
 

@@ -65,9 +65,7 @@ def test_without_limits_it_is_the_machine(tmp_path: Path) -> None:
     assert available_cpus(root=tmp_path, environ={}) == (61 if sys.platform == "win32" else MACHINE)
 
 
-def test_it_is_at_least_one_where_the_platform_cannot_tell(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_at_least_one_where_the_platform_cannot_tell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     monkeypatch.setattr(os, "process_cpu_count", lambda: None)
     monkeypatch.delattr(os, "sched_getaffinity")
@@ -75,9 +73,7 @@ def test_it_is_at_least_one_where_the_platform_cannot_tell(
 
 
 @pytest.mark.parametrize("name", ["sched_getaffinity", "process_cpu_count"])
-def test_the_schedulers_affinity_is_respected(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
+def test_the_schedulers_affinity_is_respected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(os, name, (lambda _: {3, 5}) if name == "sched_getaffinity" else lambda: 2)
     assert available_cpus(root=tmp_path, environ={}) == 2
 
@@ -170,9 +166,7 @@ def test_a_mount_point_with_a_blank_in_its_name_is_found(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(("quota", "expected"), [("-1", {}), ("250000", {"cgroup v1 quota": 3})])
 @pytest.mark.parametrize("level", ["", "job/"])
-def test_a_v1_quota_counts_at_every_level(
-    tmp_path: Path, quota: str, expected: dict[str, int], level: str
-) -> None:
+def test_a_v1_quota_counts_at_every_level(tmp_path: Path, quota: str, expected: dict[str, int], level: str) -> None:
     cpu = f"sys/fs/cgroup/cpu,cpuacct/{level}cpu"
     files = {f"{cpu}.cfs_quota_us": quota + "\n", f"{cpu}.cfs_period_us": "100000\n"}
     root = tree(tmp_path, {"proc/self/cgroup": V1_OWN, "proc/self/mountinfo": V1_MOUNTS, **files})
@@ -222,9 +216,7 @@ def test_a_quota_never_grants_less_than_its_share_nor_a_whole_cpu_more(quota: in
     ],
     ids=str,
 )
-def test_batch_queues_and_the_user_are_respected(
-    tmp_path: Path, environ: dict[str, str], expected: int
-) -> None:
+def test_batch_queues_and_the_user_are_respected(tmp_path: Path, environ: dict[str, str], expected: int) -> None:
     assert available_cpus(root=tmp_path, environ=environ) == expected
 
 
@@ -254,9 +246,7 @@ def test_pythons_variable_is_ignored_where_python_ignores_its_variables(
 
 @pytest.mark.parametrize("name", ["SLURM_CPUS_PER_TASK", "SLURM_JOB_CPUS_PER_NODE", "ANYPOOL_MAX_WORKERS"])
 @pytest.mark.parametrize("text", ["many", "0", "-4", "2.5", "4(x", "1e3", "٣", "9" * 5000])
-def test_a_variable_that_is_no_number_is_skipped_with_one_warning(
-    tmp_path: Path, name: str, text: str
-) -> None:
+def test_a_variable_that_is_no_number_is_skipped_with_one_warning(tmp_path: Path, name: str, text: str) -> None:
     with pytest.warns(RuntimeWarning) as caught:
         assert available_cpus(root=tmp_path, environ={name: text}) == MACHINE
     assert [name in str(warning.message) for warning in caught] == [True]

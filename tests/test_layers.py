@@ -46,11 +46,12 @@ _worker               L2  all that ever runs on a worker
 backend               L3  the contract for authors of backends
 _bridge               L3  from executors of the stdlib's kind to the contract
 _registry             L4  backends by name, imported when asked for
-_levels               L4  what each place of configuration says
-_choice               L4  which of all that was said holds
-_explain              L4  why it holds, as a table and as JSON
+_config_levels         L4  what each place of configuration says
+_config_choice         L4  which of all that was said holds
+_config_explain        L4  why it holds, as a table and as JSON
 _config               L4  the decision, and `use`
 _stores               L4  the memory of one executor for large buffers on their way
+_reuse                L4  warm pools: a backend that stays for the next executor of its choice
 _dispatch             L4  between the calls that people make and the one backend: queue, slots, end
 _futures              L4  the future that `submit` returns
 _map                  L4  one map: reads the input, keeps workers busy, gives results in order
@@ -67,6 +68,7 @@ backends.threads      L5  the stdlib's thread pool
 backends.processes    L5  the local pool
 backends.loky         L5  loky
 backends.joblib       L5  whatever joblib knows
+backends._dask_worker   L5  what a Dask worker needs so that the global random is a call's own
 backends._dask_cluster  L5  a Dask cluster in a process of its own
 backends._dask_client   L5  the connection to a Dask scheduler, and the end of it
 backends.dask         L5  Dask
@@ -94,6 +96,7 @@ BACKENDS = {
     "backends.processes": ({"_pool"}, set()),
     "backends.loky": (set(), {"loky"}),
     "backends.joblib": (set(), {"joblib"}),
+    "backends._dask_worker": (set(), {"dask", "distributed"}),
     "backends._dask_cluster": (set(), {"dask", "distributed"}),
     "backends._dask_client": ({"backends._dask_cluster"}, {"dask", "distributed"}),
     "backends.dask": ({"backends._dask_cluster", "backends._dask_client"}, {"dask", "distributed"}),

@@ -987,9 +987,7 @@ print(pickle.dumps(raised).hex())
 
 
 @pytest.mark.parametrize("options", [(), ("-X", "no_debug_ranges")], ids=["carets", "no carets"])
-def test_the_traceback_of_another_process_shows_the_users_lines(
-    tmp_path: Path, options: tuple[str, ...]
-) -> None:
+def test_the_traceback_of_another_process_shows_the_users_lines(tmp_path: Path, options: tuple[str, ...]) -> None:
     script = tmp_path / "work_script.py"
     script.write_text(PACKING_SCRIPT, encoding="utf-8")
     here = unpack(pickle.loads(bytes.fromhex(run_script(script, *options))), pickle.loads)

@@ -375,9 +375,7 @@ def test_a_process_that_a_call_forks_writes_to_the_inherited_stream() -> None:
         context.run(call)
     print(capture.events)
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, timeout=50, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, timeout=50, text=True)
     assert done.stderr == ""
     assert done.stdout.splitlines() == ["child", "child", "[(0, 'stdout', 'parent\\n', False)]"]
 
@@ -672,9 +670,7 @@ def test_a_filter_of_the_callers_logger_applies_once(listing: _Listing) -> None:
     assert [record.getMessage() for record in listing.records] == ["even"]
 
 
-def test_a_handler_that_raises_loses_nothing_else(
-    listing: _Listing, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_handler_that_raises_loses_nothing_else(listing: _Listing, capsys: pytest.CaptureFixture[str]) -> None:
     class Failing(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             raise OSError(f"disk full at {record.getMessage()}")

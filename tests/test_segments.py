@@ -199,9 +199,7 @@ def test_arrays_are_rebuilt_over_the_memory_itself(segments: Segments) -> None:
     assert np.shares_memory(copy, np.frombuffer(view, array.dtype))
 
 
-def test_buffers_larger_than_one_write_arrive_whole(
-    segments: Segments, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_buffers_larger_than_one_write_arrive_whole(segments: Segments, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("_WRITTEN_PIECE", "_PIECE", "_COMPARED_PIECE"):
         monkeypatch.setattr(_segments, name, 4099)
     for round_ in range(3):  # fresh memory, memory mapped for the first time, mapped memory
@@ -689,9 +687,7 @@ def test_a_buffer_that_is_not_contiguous_is_refused_and_takes_the_others_back(se
     assert not segments._own.get().busy
 
 
-def test_a_warning_that_is_an_error_leaves_nothing(
-    monkeypatch: pytest.MonkeyPatch, segments: Segments
-) -> None:
+def test_a_warning_that_is_an_error_leaves_nothing(monkeypatch: pytest.MonkeyPatch, segments: Segments) -> None:
     claim(stored(segments.store([b"a" * 100])))
 
     def refuse(*_args: object) -> int:

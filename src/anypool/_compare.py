@@ -214,9 +214,7 @@ def compare_calls(
     return Comparison(function=name, items=len(calls), repeat=repeat, rows=tuple(rows), left_out=tuple(left_out))
 
 
-def choose_backends(
-    backends: Iterable[str] | None, options: dict[str, Any]
-) -> tuple[list[str], list[tuple[str, str]]]:
+def choose_backends(backends: Iterable[str] | None, options: dict[str, Any]) -> tuple[list[str], list[tuple[str, str]]]:
     """Return the backends to hold against `serial`, and those that are not installed with what they need.
 
     Raises

@@ -49,10 +49,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, TypeVar, cast
 
-from anypool import _levels
-from anypool._choice import Choice, change_settings, check_block, decide
-from anypool._explain import Explanation, Row, attempt, explain_levels
-from anypool._levels import ARGUMENT, Level
+from anypool import _config_levels
+from anypool._config_choice import Choice, change_settings, check_block, decide
+from anypool._config_explain import Explanation, Row, attempt, explain_levels
+from anypool._config_levels import ARGUMENT, Level
 from anypool._settings import Settings
 
 __all__ = ["Choice", "Explanation", "Row", "Settings", "change_settings", "explain", "resolve", "use"]
@@ -96,9 +96,9 @@ def resolve(backend: object = None, options: Mapping[str, Any] | None = None) ->
     >>> resolve("serial?seed=7").settings.seed
     7
     """
-    environment = _levels.read_environment()
-    argument = _levels.read_arguments(backend, options or {}, ARGUMENT)
-    choice, unknown = decide([argument, *_open_blocks(), environment, _levels.read_file()])
+    environment = _config_levels.read_environment()
+    argument = _config_levels.read_arguments(backend, options or {}, ARGUMENT)
+    choice, unknown = decide([argument, *_open_blocks(), environment, _config_levels.read_file()])
     _warn_of_unknown([*environment.unknown, *unknown])
     return choice
 
@@ -136,7 +136,7 @@ class use:  # noqa: N801 - reads as a verb: `with use("loky"):`
         self._source = f"use(...) at {os.path.basename(filename)}:{line}"
 
     def __enter__(self) -> None:
-        level = _levels.read_arguments(self._backend, self._options, self._source)
+        level = _config_levels.read_arguments(self._backend, self._options, self._source)
         check_block(level)
         _used.set(((self, level), *_used.get()))
 
@@ -205,9 +205,9 @@ def explain(backend: object = None, /, **options: Any) -> Explanation:
     errors: list[str] = []
     nothing = Level()
     levels = [
-        attempt(lambda: _levels.read_arguments(backend, options, ARGUMENT), nothing, errors),
+        attempt(lambda: _config_levels.read_arguments(backend, options, ARGUMENT), nothing, errors),
         *_open_blocks(),
-        attempt(_levels.read_environment, nothing, errors),
-        attempt(_levels.read_file, nothing, errors),
+        attempt(_config_levels.read_environment, nothing, errors),
+        attempt(_config_levels.read_file, nothing, errors),
     ]
     return explain_levels(levels, errors)

@@ -66,9 +66,7 @@ Errstate: TypeAlias = tuple[tuple[tuple[str, str], ...], bytes | None]
 _PLAIN = (str, int, float, bool, bytes, type(None))
 
 # Their variables describe the process or the pool they are in. NumPy's and decimal's travel by public API.
-_NOT_CARRIED = frozenset(
-    {"anypool", "numpy", "dask", "distributed", "joblib", "loky", "ray", *sys.stdlib_module_names}
-)
+_NOT_CARRIED = frozenset({"anypool", "numpy", "dask", "distributed", "joblib", "loky", "ray", *sys.stdlib_module_names})
 
 _SNAPSHOTS_KEPT = 16
 
@@ -268,15 +266,16 @@ def _decimal_arguments() -> tuple[Any, ...] | None:
         return None
     now = decimal.getcontext()
     plain = (now.prec, now.rounding, now.Emin, now.Emax, now.capitals, now.clamp)
-    if plain == _PRISTINE_DECIMAL and now.traps == _pristine_traps(decimal):
+    if plain == _PRISTINE_DECIMAL and now.traps == _pristine(decimal).traps:
         return None
     # Without the flags: they say what happened before, and are no setting.
     return (*plain, tuple(sorted(signal.__name__ for signal, is_on in now.traps.items() if is_on)))
 
 
 @lru_cache(maxsize=1)
-def _pristine_traps(decimal: ModuleType) -> Any:
-    return decimal.Context(traps=[decimal.DivisionByZero, decimal.InvalidOperation, decimal.Overflow]).traps
+def _pristine(decimal: ModuleType) -> Any:
+    # The context, not its traps: those are a view that does not keep it alive.
+    return decimal.Context(traps=[decimal.DivisionByZero, decimal.InvalidOperation, decimal.Overflow])
 
 
 def _errstate(dumps: Dumps) -> Errstate | None:
@@ -414,9 +413,7 @@ def reduce_contextvar(var: ContextVar[Any]) -> tuple[Callable[..., ContextVar[An
     return contextvar_at, (module, name, var.name, default)
 
 
-def contextvar_at(
-    module: str, name: str, label: str, default: tuple[Any, ...] | None = None
-) -> ContextVar[Any]:
+def contextvar_at(module: str, name: str, label: str, default: tuple[Any, ...] | None = None) -> ContextVar[Any]:
     """Return the context variable of that home in this process, made if there is none.
 
     Parameters

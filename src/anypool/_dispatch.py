@@ -230,7 +230,7 @@ class Dispatcher:
         return trouble
 
     def _cancel_queued(self, *, spare_first: bool) -> None:
-        """Cancel what has not begun. What a worker was given first counts as begun, even if that worker still starts."""
+        """Cancel what has not begun. What each worker was given first counts as begun, even while it starts."""
         for each in list(self._maps):
             each.cancel()
         with self._lock:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor as _StdlibExecutor
 from concurrent.futures import Future
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, final, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast, final, runtime_checkable
 
 from anypool import _config, _wire, _worker
 from anypool._context import capture_context
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from anypool._context import ContextSnapshot
     from anypool.backend import Backend, Traits
 
 __all__ = ["Executor", "PoolExecutor", "get_executor"]
@@ -290,7 +291,7 @@ class PoolExecutor(_StdlibExecutor):
             stores = self._dispatcher.stores
             sent_fn = _wire.to_parcel(fn, stores.store_function if stores else None)
         return Job(
-            key=f"{self._key}-{next(self._job_count)}",
+            key=self._next_key(),
             fn=sent_fn,
             style=style,
             keep_going=keep_going,
@@ -306,9 +307,17 @@ class PoolExecutor(_StdlibExecutor):
         last = self._around
         if last is not None and last.context is context and last.depth == depth:
             return last
+        if last is None:
+            around = self._first_surroundings(traits, context, depth)
+        else:
+            around = replace(last, key=self._next_key(), context=context, depth=depth)
+        self._around = around
+        return around
+
+    def _first_surroundings(self, traits: Traits, context: ContextSnapshot, depth: int) -> Surroundings:
         settings = self._settings
-        self._around = Surroundings(
-            key=f"{self._key}-{next(self._job_count)}",
+        return Surroundings(
+            key=self._next_key(),
             backend=self._backend.name,
             exclusive=not traits.concurrent_in_process,
             in_caller=traits.in_caller,
@@ -320,12 +329,15 @@ class PoolExecutor(_StdlibExecutor):
             context=context,
             relay=_relay_settings(settings, traits),
         )
-        return self._around
+
+    def _next_key(self) -> str:
+        return f"{self._key}-{next(self._job_count)}"
 
     def _packed(self, around: Surroundings) -> bytes:
-        if self._packed_around is None or self._packed_around[0] is not around:
-            self._packed_around = (around, _worker.pack_surroundings(around))
-        return self._packed_around[1]
+        last = self._packed_around
+        if last is None or last[0] is not around:
+            self._packed_around = last = (around, _worker.pack_surroundings(around))
+        return last[1]
 
     def _initializer(self, settings: Settings, traits: Traits) -> Initializer | bytes | None:
         if settings.initializer is None:
@@ -431,9 +443,7 @@ class PoolExecutor(_StdlibExecutor):
         return _rebuild, (type(self._backend), _options(self._backend), self._settings)
 
     def __repr__(self) -> str:
-        options = ", ".join(
-            f"{name}={value!r}" for name, value in _options(self._backend).items() if value is not None
-        )
+        options = ", ".join(f"{name}={value!r}" for name, value in _options(self._backend).items() if value is not None)
         state = "shut down" if self._dispatcher.is_closed else "open"
         return f"<anypool executor {self._backend.name!r} ({options}), {state}>"
 
@@ -450,7 +460,7 @@ def _relay_settings(settings: Settings, traits: Traits) -> RelaySettings | None:
 def _leased(backend: Backend) -> Backend:
     from anypool._reuse import Leased
 
-    return Leased(backend)
+    return cast("Backend", Leased(backend))
 
 
 def _rebuild(kind: type[Backend], options: dict[str, Any], settings: Settings) -> PoolExecutor:

@@ -47,6 +47,7 @@ _CALLS_KEPT: Final = 16
 
 _DIES_WITHIN: Final = 2.0
 
+
 class LocalPool:
     """Worker processes on this machine that run `call(payload)`.
 

@@ -14,7 +14,7 @@ _LAST_WORDS: Final = 4096
 """Bytes of faulthandler's report that an error quotes."""
 
 
-class WorkerDied(Exception):  # noqa: N818, named like the field's
+class WorkerDied(Exception):
     """The worker process that ran the call is gone.
 
     Attributes

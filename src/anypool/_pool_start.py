@@ -41,8 +41,7 @@ WORKER_THREAD_NAME: Final = "anypool-worker"
 _ZYGOTE_ENDS_WITHIN: Final = 10.0
 
 _SPAWN_CODE: Final = (
-    "import sys; sys.path[:] = {path!r}; from anypool._pool_child import spawned; "
-    "spawned({descriptors}, {datagrams})"
+    "import sys; sys.path[:] = {path!r}; from anypool._pool_child import spawned; spawned({descriptors}, {datagrams})"
 )
 _ZYGOTE_CODE: Final = (
     "import sys; sys.path[:] = {path!r}; from anypool._pool_child import run_zygote; run_zygote({fd}, {preload!r})"
@@ -155,15 +154,11 @@ def _popen(code: str, fds: Sequence[int], environ: Mapping[str, str]) -> subproc
         for handle in handles:
             os.set_handle_inheritable(handle, True)
         startup = subprocess.STARTUPINFO(lpAttributeList={"handle_list": handles})
-        return subprocess.Popen(
-            _interpreter(code), stdin=subprocess.DEVNULL, env=dict(environ), startupinfo=startup
-        )
+        return subprocess.Popen(_interpreter(code), stdin=subprocess.DEVNULL, env=dict(environ), startupinfo=startup)
     # The child begins with SIGINT blocked, until it ignores it: no Ctrl-C can hit it before.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return subprocess.Popen(
-            _interpreter(code), stdin=subprocess.DEVNULL, env=dict(environ), pass_fds=fds
-        )
+        return subprocess.Popen(_interpreter(code), stdin=subprocess.DEVNULL, env=dict(environ), pass_fds=fds)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -179,9 +174,7 @@ class _Spawn(Starter):
             import msvcrt
 
             names = [msvcrt.get_osfhandle(fd) for fd in fds]
-        code = _SPAWN_CODE.format(
-            path=_import_path(), descriptors=names, datagrams=link.takes_back
-        )
+        code = _SPAWN_CODE.format(path=_import_path(), descriptors=names, datagrams=link.takes_back)
         return _Spawned(_popen(code, fds, {**os.environ, **self._environment}))
 
     def stop(self) -> None:

@@ -621,9 +621,7 @@ def _name_here(module: str) -> str:
     return "__main__" if module == "__mp_main__" else module
 
 
-def _rebuilt_warning(
-    categories: tuple[str, ...], text: str, sent: object
-) -> tuple[str | Warning, type[Warning]]:
+def _rebuilt_warning(categories: tuple[str, ...], text: str, sent: object) -> tuple[str | Warning, type[Warning]]:
     """Return the warning itself; where it cannot be rebuilt here, its text and the nearest category."""
     message = _unpickled(sent) if isinstance(sent, bytes) else sent
     if isinstance(message, Warning):
@@ -730,9 +728,7 @@ def _rebuilt_record(sent: Iterable[tuple[str, bool, Any]]) -> logging.LogRecord:
     if state["args"] is _lost or state["msg"] is _lost:
         state["msg"], state["args"] = state["message"] or repr(_lost), None
     del state["message"]  # a formatter's to set
-    return logging.makeLogRecord(
-        {name: repr(value) if value is _lost else value for name, value in state.items()}
-    )
+    return logging.makeLogRecord({name: repr(value) if value is _lost else value for name, value in state.items()})
 
 
 def _replay_record(logger: str | logging.Logger, record: Any, worker: str) -> None:

@@ -107,7 +107,7 @@ class Watched:
 # --- a value before and after -------------------------------------------------------------------------------
 
 
-class _TooLarge(Exception):  # noqa: N818 (not an error: it ends a pickle that nobody needs)
+class _TooLarge(Exception):
     pass
 
 

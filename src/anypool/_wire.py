@@ -134,9 +134,7 @@ def loads(parcel: Parcel) -> Any:
         raise SendError(f"could not be rebuilt here: {type(exc).__name__}: {exc}") from exc
 
 
-def pack_column(
-    items: Sequence[Any], refuse: Callable[[int, SendError], bytes], store: Store | None = None
-) -> Column:
+def pack_column(items: Sequence[Any], refuse: Callable[[int, SendError], bytes], store: Store | None = None) -> Column:
     """`items` as bytes; for one that cannot be sent, the bytes that `refuse(offset, why)` gives."""
     if _may_travel_as_one(items):
         return Column(pickle.dumps(items, PROTOCOL), None)

@@ -40,6 +40,7 @@ __all__ = ["Envelope", "Initializer", "Job", "Reply", "Worker", "current_worker"
 
 _KEPT = 32
 _SMALL_FUNCTION = 65_536
+# With none of these loaded there is no BLAS or OpenMP to limit, and no need to look for one.
 _COUNT_THREADS = frozenset({"numpy", "scipy", "torch", "sklearn", "numba", "mkl"})
 
 
@@ -243,7 +244,7 @@ def _run(envelope: Envelope) -> Reply:
 def _enter_context(stack: ExitStack, job: Job) -> contextvars.Context:
     """The context that each call gets a copy of."""
     around = job.around
-    if around.inner_threads is not None and around.inner_threads != _limited_to:
+    if around.inner_threads not in (None, _limited_to) and not _COUNT_THREADS.isdisjoint(sys.modules):
         from anypool._cpus import limit_inner_threads
 
         stack.enter_context(limit_inner_threads(around.inner_threads))
@@ -277,7 +278,7 @@ def _enter_randomness(
     call, seed = _by_style(job), job.around.seed
     if seed is None:
         context.run(_seeds.enter_call, None, 0)
-        if job.style == "call" or not job.around.exclusive:
+        if job.style == "call" or not _globals_are_the_calls_own(job.around):
             return call, None
         watch = _seeds.GlobalWatch()
         watch.start()
@@ -292,6 +293,11 @@ def _enter_randomness(
         return call(item)
 
     return seeded, None
+
+
+def _globals_are_the_calls_own(around: Surroundings) -> bool:
+    """Whether what draws from a global generator now must be a call; the caller has threads of its own."""
+    return around.exclusive and not (around.in_caller and threading.active_count() > 1)
 
 
 def _by_style(job: Job) -> Callable[[Any], Any]:
@@ -321,9 +327,12 @@ def _run_items(
     look_every = length if envelope.budget is None else envelope.look_every
     deadline = perf_counter() + (envelope.budget or 0.0)
     while len(values) < length:
+        before = len(values)
         try:
-            for item in islice(items, min(look_every, length - len(values))):
+            for item in islice(items, min(look_every, length - before)):
                 append(copy().run(call, item))
+            if len(values) == before:
+                raise SendError(f"the chunk has {before} items, and not {length} as it says")
         except BaseException as exc:
             errors[len(values)] = exc.with_traceback(without_ours(exc.__traceback__))
             append(None)
@@ -387,7 +396,7 @@ def _settle_process(threads: int) -> None:
 
     os.environ.update(inner_thread_environment(threads))
     # BLAS and OpenMP read their number when they are loaded; for what is loaded already see `limit_inner_threads`.
-    if not _COUNT_THREADS.intersection(sys.modules):
+    if _COUNT_THREADS.isdisjoint(sys.modules):
         _limited_to = threads
 
 
@@ -519,10 +528,7 @@ def _pack_reply(reply: Reply, store: Store | None = None) -> tuple[Any, ...]:
         return _wire.refusal(why)
 
     column = _wire.pack_column(reply.values, refuse, store)
-    errors = {
-        offset: pack_raised(exc, _wire.dumps, hide=())
-        for offset, exc in {**reply.errors, **unsendable}.items()
-    }
+    errors = {offset: pack_raised(exc, _wire.dumps, hide=()) for offset, exc in {**reply.errors, **unsendable}.items()}
     for exc in reply.errors.values():
         exc.__traceback__ = None  # frees the frames, and what they hold, before the next chunk
     worker = reply.worker
@@ -537,9 +543,7 @@ def unpack_reply(packed: tuple[Any, ...]) -> Reply:
     from anypool._raised import unpack as unpack_raised
 
     column, raised, events, seconds, fields, used, broken = packed
-    errors: dict[int, BaseException] = {
-        offset: unpack_raised(each, _wire.loads) for offset, each in raised.items()
-    }
+    errors: dict[int, BaseException] = {offset: unpack_raised(each, _wire.loads) for offset, each in raised.items()}
     values: list[Any] = []
     rebuilt = iter(_wire.unpack_column(_wire.Column(*column)))
     while True:

@@ -210,9 +210,7 @@ class Dask:
                 self._send_next()  # its thread is free now: the next call need not wait for the fetch
             value = await self._client.gather(native, asynchronous=True)
         except (asyncio.CancelledError, CancelledError):  # distributed's is one of the latter
-            error = SchedulerLostError(
-                "Dask forgot the call: its scheduler, or the connection to it, is gone"
-            )
+            error = SchedulerLostError("Dask forgot the call: its scheduler, or the connection to it, is gone")
         except Exception as exc:
             error = exc
         native.release()

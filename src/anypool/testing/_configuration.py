@@ -58,9 +58,7 @@ class ConfigurationTests(SubjectFixtures):
     """Clauses "configuration" and "budget"."""
 
     @needs("configuration")
-    def test_the_environment_chooses_the_backend(
-        self, subject: Subject, monkeypatch: Any
-    ) -> None:
+    def test_the_environment_chooses_the_backend(self, subject: Subject, monkeypatch: Any) -> None:
         if not isinstance(self.backend, str):
             pytest.skip("the backend of this executor has no name")
         monkeypatch.setenv("ANYPOOL_BACKEND", self.backend)

@@ -60,9 +60,7 @@ class EndTests(SubjectFixtures):
         del fresh
         _check_nothing_left(before)
 
-    def test_an_executor_that_was_shut_down_takes_no_call_and_can_be_shut_down_again(
-        self, fresh_executor: Any
-    ) -> None:
+    def test_an_executor_that_was_shut_down_takes_no_call_and_can_be_shut_down_again(self, fresh_executor: Any) -> None:
         for _ in range(2):
             fresh_executor.shutdown()
         with pytest.raises(RuntimeError):
@@ -88,9 +86,7 @@ class EndTests(SubjectFixtures):
         assert list(begun) == [2 * item for item in range(1, 50)]
 
     @needs("finishes")
-    def test_a_map_that_nobody_reads_is_run_by_leaving_with(
-        self, make_fresh: Callable[..., Any], place: Path
-    ) -> None:
+    def test_a_map_that_nobody_reads_is_run_by_leaving_with(self, make_fresh: Callable[..., Any], place: Path) -> None:
         tally = Tally(place / "tally")
         with make_fresh() as executor:
             executor.map(partial(_calls.mark, tally), range(40))

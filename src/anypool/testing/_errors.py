@@ -136,9 +136,7 @@ class ErrorsTests(SubjectFixtures):
 
     @needs("send_errors")
     @pytest.mark.parametrize("kind", [GeneratorExit, KeyboardInterrupt, SystemExit])
-    def test_what_ends_a_program_arrives_and_the_pool_goes_on(
-        self, executor: Any, kind: type[BaseException]
-    ) -> None:
+    def test_what_ends_a_program_arrives_and_the_pool_goes_on(self, executor: Any, kind: type[BaseException]) -> None:
         exc = executor.submit(_raise_kind, kind, 2).exception(timeout=LIMIT)
         assert type(exc) is kind
         assert exc.args == ("from a call",)
@@ -165,9 +163,7 @@ class ErrorsTests(SubjectFixtures):
             executor.submit(call).result(timeout=LIMIT)
 
     @needs("send_errors")
-    def test_an_exception_that_cannot_be_sent_keeps_its_base_and_message(
-        self, executor: Any, subject: Subject
-    ) -> None:
+    def test_an_exception_that_cannot_be_sent_keeps_its_base_and_message(self, executor: Any, subject: Subject) -> None:
         exc = executor.submit(_raise_unsendable).exception(timeout=LIMIT)
         assert isinstance(exc, LookupError)
         assert "cannot leave" in str(exc)
@@ -221,9 +217,7 @@ class ErrorsTests(SubjectFixtures):
 
     @needs("any_function", "notes")
     @pytest.mark.parametrize("way", ["submit", "map", "starmap"])
-    def test_the_traceback_shows_the_users_lines_and_not_ours(
-        self, executor: Any, place: Path, way: str
-    ) -> None:
+    def test_the_traceback_shows_the_users_lines_and_not_ours(self, executor: Any, place: Path, way: str) -> None:
         outer = _users_function(place)
         exc: BaseException
         if way == "submit":

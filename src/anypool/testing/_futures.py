@@ -170,9 +170,7 @@ class FuturesTests(SubjectFixtures):
         assert min(sizes) >= 1
 
     @offers(synchronous=False)
-    def test_as_many_calls_run_at_once_as_there_are_workers(
-        self, executor: Any, subject: Subject, place: Path
-    ) -> None:
+    def test_as_many_calls_run_at_once_as_there_are_workers(self, executor: Any, subject: Subject, place: Path) -> None:
         gate, tally = Gate(place / "gate"), Tally(place / "tally")
         futures = [executor.submit(_calls.mark_and_wait, tally, gate, item) for item in range(subject.workers)]
         try:

@@ -67,9 +67,7 @@ class LazyTests(SubjectFixtures):
     @needs("lazy", "buffersize")
     @pytest.mark.parametrize("chunksize", [None, 1, 3, 50])
     @pytest.mark.parametrize("buffersize", [1, 4])
-    def test_no_more_than_the_buffer_is_read_ahead(
-        self, executor: Any, chunksize: int | None, buffersize: int
-    ) -> None:
+    def test_no_more_than_the_buffer_is_read_ahead(self, executor: Any, chunksize: int | None, buffersize: int) -> None:
         source = _Input(range(40))
         results = executor.map(_calls.double, source, chunksize=chunksize, buffersize=buffersize)
         assert source.count <= buffersize

@@ -37,9 +37,7 @@ class LostTests(SubjectFixtures):
     @needs("worker_lost")
     @offers(notices_lost_workers=True)
     @pytest.mark.parametrize("way", ["exit", "signal"])
-    def test_the_call_of_a_lost_worker_fails_and_the_executor_goes_on(
-        self, doomed_executor: Any, way: str
-    ) -> None:
+    def test_the_call_of_a_lost_worker_fails_and_the_executor_goes_on(self, doomed_executor: Any, way: str) -> None:
         fatal = _calls.die_if if way == "exit" else _calls.kill_self_if
         exc = doomed_executor.submit(fatal, 1, 1).exception(timeout=LIMIT)
         assert isinstance(exc, WorkerLost)
@@ -66,9 +64,7 @@ class LostTests(SubjectFixtures):
 
     @needs("worker_lost")
     @offers(notices_lost_workers=True, loses_only_running=True)
-    def test_a_call_on_another_worker_is_not_touched(
-        self, doomed_executor: Any, subject: Subject, place: Path
-    ) -> None:
+    def test_a_call_on_another_worker_is_not_touched(self, doomed_executor: Any, subject: Subject, place: Path) -> None:
         if not subject.is_parallel:
             pytest.skip("made for executors with more than one worker")
         tally, gate = Tally(place / "tally"), Gate(place / "gate")

@@ -159,9 +159,7 @@ class OutputTests(SubjectFixtures):
 
     @needs("relay")
     @pytest.mark.parametrize("chunksize", _SIZES)
-    def test_what_a_failing_call_printed_arrives_before_its_error(
-        self, executor: Any, chunksize: int | None
-    ) -> None:
+    def test_what_a_failing_call_printed_arrives_before_its_error(self, executor: Any, chunksize: int | None) -> None:
         with contextlib.redirect_stdout(io.StringIO()) as out, pytest.raises(LookupError):
             list(executor.map(_print_and_fail, range(4), chunksize=chunksize))
         assert out.getvalue() == "before 0\nbefore 1\nbefore 2\nbefore 3\n"
@@ -233,9 +231,7 @@ class OutputTests(SubjectFixtures):
 
     @needs("relay", "context")
     @pytest.mark.parametrize("chunksize", _SIZES)
-    def test_log_records_reach_the_callers_handler_once_in_order(
-        self, executor: Any, chunksize: int | None
-    ) -> None:
+    def test_log_records_reach_the_callers_handler_once_in_order(self, executor: Any, chunksize: int | None) -> None:
         with _handled(logging.INFO) as records:
             list(executor.map(_log_each, range(12), chunksize=chunksize))
         assert [each.getMessage() for each in records] == [f"item {item} of many" for item in range(12)]
@@ -257,9 +253,7 @@ class OutputTests(SubjectFixtures):
 
     @needs("relay", "context")
     @pytest.mark.parametrize("chunksize", [None, 1, 4])
-    def test_prints_and_records_keep_their_order_within_a_call(
-        self, executor: Any, chunksize: int | None
-    ) -> None:
+    def test_prints_and_records_keep_their_order_within_a_call(self, executor: Any, chunksize: int | None) -> None:
         stream = io.StringIO()
         with contextlib.redirect_stdout(stream), _handled(logging.INFO, stream):
             list(executor.map(_mix, range(6), chunksize=chunksize))

@@ -104,9 +104,7 @@ class PayloadsTests(SubjectFixtures):
     @needs("send_errors", "errors")
     @offers(shares_memory=False)
     @pytest.mark.parametrize("chunksize", [None, 1, 5])
-    def test_a_result_that_cannot_be_sent_fails_its_item_alone(
-        self, executor: Any, chunksize: int | None
-    ) -> None:
+    def test_a_result_that_cannot_be_sent_fails_its_item_alone(self, executor: Any, chunksize: int | None) -> None:
         got = list(executor.map(_lock_for_two, range(5), chunksize=chunksize, errors="return"))
         assert [got[0], got[1], got[3], got[4]] == [0, 1, 3, 4]
         assert isinstance(got[2], SendError)
@@ -114,9 +112,7 @@ class PayloadsTests(SubjectFixtures):
     @needs("send_errors")
     @offers(shares_memory=False)
     @pytest.mark.parametrize("chunksize", [1, 5])
-    def test_the_results_before_one_that_cannot_be_sent_are_delivered(
-        self, executor: Any, chunksize: int
-    ) -> None:
+    def test_the_results_before_one_that_cannot_be_sent_are_delivered(self, executor: Any, chunksize: int) -> None:
         results = executor.map(_lock_for_two, range(5), chunksize=chunksize)
         assert [next(results), next(results)] == [0, 1]
         with pytest.raises(SendError, match="result"):

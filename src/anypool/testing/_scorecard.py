@@ -53,9 +53,7 @@ class ScoreCard:
     def pytest_sessionfinish(self) -> None:
         """Write the file."""
         executors = sorted({executor for executor, _ in self._homes.values()})
-        clauses = {
-            clause: {executor: dict.fromkeys(_OUTCOMES, 0) for executor in executors} for clause in CLAUSES
-        }
+        clauses = {clause: {executor: dict.fromkeys(_OUTCOMES, 0) for executor in executors} for clause in CLAUSES}
         tests: dict[str, dict[str, str]] = {executor: {} for executor in executors}
         for node, outcome in self._outcomes.items():
             executor, clause = self._homes[node]

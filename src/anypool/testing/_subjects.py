@@ -12,6 +12,7 @@ import pytest
 from anypool import _registry
 from anypool.backend import Traits
 from anypool.errors import ConfigError, MissingExtra
+from anypool.testing._subject import end
 from anypool.testing.suite import ExecutorTests
 
 __all__ = ["FOREIGN", "Foreign", "tests_of"]
@@ -64,8 +65,7 @@ def _mpi4py(**options: Any) -> Any:
 
 
 def _dask(**options: Any) -> Any:
-    # The cluster is the class's: `DaskTests`. Its executor belongs to a client, and ends without it.
-    return importlib.import_module("distributed").default_client().get_executor(**options)
+    return DaskTests.client.get_executor(**options)
 
 
 # Not "initializer", which they have too: the tests of it ask for more, that its error is told.
@@ -107,16 +107,21 @@ FOREIGN = {
 
 
 class DaskTests(ExecutorTests):
-    """The contract on Dask's own executor; its cluster lives as long as the class."""
+    """The contract on Dask's own executor, which ends without the client that it is of: that is the class's."""
 
-    @pytest.fixture(scope="class", autouse=True)
+    client: ClassVar[Any] = None
+
+    @pytest.fixture(scope="class")
     @classmethod
-    def cluster(cls) -> Iterator[None]:
-        """A cluster of two processes of one thread each, and a client that is the default one."""
+    def executor(cls) -> Iterator[Any]:
+        """The shared executor, in a cluster of two processes of one thread each."""
         distributed = importlib.import_module("distributed")
         with distributed.LocalCluster(n_workers=_WORKERS, threads_per_worker=1, dashboard_address=None) as cluster:
-            with distributed.Client(cluster):
-                yield
+            with distributed.Client(cluster) as DaskTests.client:
+                executor = cls.make_executor()
+                list(executor.map(abs, range(10)))  # opens connections, which are the client's and stay
+                yield executor
+                end(executor)
 
 
 def tests_of(spec: str) -> type[ExecutorTests]:

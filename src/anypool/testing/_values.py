@@ -65,9 +65,7 @@ class ValuesTests(SubjectFixtures):
     def test_a_call_returns_its_value(self, executor: Any) -> None:
         assert executor.submit(_calls.add, 1, 2, third=3).result(timeout=LIMIT) == 6
 
-    def test_order_is_kept_when_the_first_call_is_slow(
-        self, executor: Any, subject: Subject, place: Path
-    ) -> None:
+    def test_order_is_kept_when_the_first_call_is_slow(self, executor: Any, subject: Subject, place: Path) -> None:
         gates = [Gate(place / str(item)) for item in range(min(subject.workers, 3) if subject.is_parallel else 1)]
         results = executor.map(partial(_open_next, gates), range(len(gates)), chunksize=1)
         assert list(results) == list(range(len(gates)))
@@ -175,9 +173,7 @@ class ValuesTests(SubjectFixtures):
         assert first.result(timeout=LIMIT) == 1
 
     @needs("send_errors")
-    def test_a_future_as_argument_is_passed_or_refused_never_replaced(
-        self, executor: Any, subject: Subject
-    ) -> None:
+    def test_a_future_as_argument_is_passed_or_refused_never_replaced(self, executor: Any, subject: Subject) -> None:
         first = executor.submit(_calls.identity, 7)
         assert first.result(timeout=LIMIT) == 7
         second = executor.submit(_calls.identity, first)
@@ -214,9 +210,7 @@ class ValuesTests(SubjectFixtures):
         assert sorted(got) == [2 * item for item in range(200)]
 
     @needs("unordered")
-    def test_unordered_does_not_wait_for_the_slow_call(
-        self, executor: Any, subject: Subject, place: Path
-    ) -> None:
+    def test_unordered_does_not_wait_for_the_slow_call(self, executor: Any, subject: Subject, place: Path) -> None:
         if not subject.is_parallel:
             pytest.skip("made for executors with more than one worker")
         gate = Gate(place / "gate")

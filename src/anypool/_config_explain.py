@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from anypool._choice import Picked, checked, class_of, declared_by, pick, winner
-from anypool._levels import Level, Said, Spec
+from anypool._config_choice import Picked, checked, class_of, declared_by, pick, winner
+from anypool._config_levels import Level, Said, Spec
 from anypool._options import option_types
 from anypool._settings import Settings
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from anypool import _levels, _registry
-from anypool._levels import ARGUMENT, Level, Said, Spec
+from anypool import _config_levels, _registry
+from anypool._config_levels import ARGUMENT, Level, Said, Spec
 from anypool._options import did_you_mean, option_types
 from anypool._settings import GENERAL, SETTINGS, Settings
 from anypool.errors import ConfigError, UnknownOption
@@ -142,7 +142,7 @@ def _said_by(level: Level, spec: Spec, cls: type[Backend]) -> Iterator[Said]:
     """Yield what one place says, strongest first."""
     yield from level.narrow
     if level.spec is not None and level.spec.name == spec.name:
-        yield from _levels.spec_options(level.spec, cls)
+        yield from _config_levels.spec_options(level.spec, cls)
     elif level.spec is not None:
         # Of a backend that lost, whose class may not even be installed, the location stays unread.
         for key, value in level.spec.options:
@@ -188,7 +188,7 @@ def _check_nested(plan: tuple[object, ...], source: str, where: str) -> None:
     if not plan:
         raise ConfigError(f"nested must name at least one backend, such as 'serial'{where}")
     for written in plan:
-        spec = _levels.read_spec(written, source)
+        spec = _config_levels.read_spec(written, source)
         if spec.target is None:
             _registry.require_known(spec.name, source=_foreign(source))
 
