@@ -41,6 +41,7 @@ _raised               L2  an exception as plain data, and itself again
 _relay                L2  output captured on the worker, replayed by the caller
 _context              L2  what of the caller's surroundings holds for its calls
 _segments             L2  large buffers between processes of one machine, without copies
+_functions            L2  functions of __main__ that need to be pickled only once
 _wire                 L2  what travels: pickling that names what could not be sent
 _worker               L2  all that ever runs on a worker
 backend               L3  the contract for authors of backends

@@ -219,8 +219,8 @@ def verify(
     >>> verify(abs, [-1, 2], backends=["threads"]).portable
     True
     >>> collected = []
-    >>> print(verify(collected.append, [1, 2], backends=["threads"]).findings[0].kind)
-    determinism
+    >>> print(verify(collected.append, [1, 2], backends=["threads"]).findings[0].what)
+    the list that list.append is a method of was changed: was 0 items, is 1: [] and [1]
     """
     if sample < 1:
         raise ConfigError(f"sample must be 1 or more, not {sample}")

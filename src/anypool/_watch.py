@@ -16,7 +16,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from types import FunctionType, MethodType, ModuleType
+from types import BuiltinMethodType, FunctionType, MethodType, ModuleType
 from typing import Any, Literal, TypeAlias
 
 from anypool import _wire
@@ -202,9 +202,10 @@ def _reachable(fn: Any) -> Iterator[tuple[str, Any]]:
         if isinstance(each, functools.partial):
             waiting.append(each.func)
             yield f"the arguments kept by partial {_name(each.func)}", (each.args, each.keywords)
-        elif isinstance(each, MethodType):
-            waiting.append(each.__func__)
-            if not isinstance(each.__self__, _CODE):
+        elif isinstance(each, (MethodType, BuiltinMethodType)):
+            if isinstance(each, MethodType):
+                waiting.append(each.__func__)
+            if not isinstance(each.__self__, (*_CODE, type(None))):
                 yield f"the {type(each.__self__).__qualname__} that {_name(each)} is a method of", each.__self__
         elif isinstance(each, FunctionType):
             waiting += [cell for cell in _closure(each).values() if callable(cell)]

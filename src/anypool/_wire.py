@@ -90,15 +90,25 @@ def to_parcel(obj: object, store: Store | None) -> Parcel:
 
 
 def _dumps(obj: object, buffer_callback: Callable[[pickle.PickleBuffer], bool] | None) -> bytes:
-    if not _ships_modules_by_value():
-        try:
-            data = pickle.dumps(obj, PROTOCOL, buffer_callback=buffer_callback)
-        except Exception:  # what plain pickle refuses, lambdas and local classes, cloudpickle may take
-            pass
-        else:
-            if b"__main__" not in data:
-                return data
-    return _dumps_by_value(obj, buffer_callback)
+    if _ships_modules_by_value():
+        return _dumps_by_value(obj, buffer_callback)
+    if type(obj) is types.FunctionType and obj.__module__ == "__main__":
+        return _dumps_function(obj)
+    try:
+        data = pickle.dumps(obj, PROTOCOL, buffer_callback=buffer_callback)
+    except Exception:  # what plain pickle refuses, lambdas and local classes, cloudpickle may take
+        return _dumps_by_value(obj, buffer_callback)
+    return data if b"__main__" not in data else _dumps_by_value(obj, buffer_callback)
+
+
+def _dumps_function(fn: types.FunctionType) -> bytes:
+    from anypool._functions import keep_pickle, kept_pickle
+
+    data = kept_pickle(fn)
+    if data is None:
+        data = _dumps_by_value(fn, None)
+        keep_pickle(fn, data)
+    return data
 
 
 class _LargeBytes:
