@@ -9,7 +9,7 @@ READY  := $(VENV)/.ready
 demo: $(READY)
 	$(BIN)/python examples/run_all.py
 	$(BIN)/anypool backends
-	$(BIN)/anypool compare examples/tokenize_stdlib.py:count_tokens examples/tokenize_stdlib.py:source_files
+	$(BIN)/anypool compare examples/tokenize_stdlib.py:count_tokens examples/tokenize_stdlib.py:sample_files
 
 test: lint types doctest
 	$(BIN)/python -m pytest

@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import random
+import re
 import sys
 import threading
 import warnings
@@ -137,6 +138,8 @@ def norm(values: Any) -> Any:
         (functools.partial(pow, 2), range(4)),
         (Tally().plain, range(4)),
         (str.upper, ["a", "b"]),
+        (re.escape, ["a", "b"]),
+        (re.compile, ["[a]", "[b]"]),  # re remembers what it compiled
         (Point, range(3)),
     ],
 )
@@ -368,6 +371,7 @@ def attributed() -> Any:
         (closes_over, "the closure variable seen of closes_over.<locals>.remember was changed"),
         (decorated, "the closure variable seen of closes_over.<locals>.remember was changed"),
         (attributed, "the attribute last of attributed.<locals>.fn was set"),
+        (lambda: list.append.__get__([]), "the list that list.append is a method of was changed: was 0 items, is 1"),
         (lambda: Tally().bump, "the Tally that Tally.bump is a method of was changed: .own: was 0, is 1"),
         (lambda: Tally(), "the Tally that is called was changed: .own: was 0, is 1"),
         (lambda: functools.partial(counts), f"the global total of {__name__} was changed"),

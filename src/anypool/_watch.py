@@ -61,8 +61,8 @@ class Touch:
 class Watched:
     """`fn`, and what its calls touch. For calls one after the other, in this process.
 
-    What a call changes and puts back is not seen, nor is what it changes in other modules than that of `fn`, on
-    disk, or inside compiled code (`functools.lru_cache`).
+    What a call changes and puts back is not seen, nor is what it changes in other modules than that of `fn`, in the
+    standard library, on disk, or inside compiled code (`functools.lru_cache`).
 
     Attributes
     ----------
@@ -210,7 +210,9 @@ def _reachable(fn: Any) -> Iterator[tuple[str, Any]]:
         elif isinstance(each, FunctionType):
             waiting += [cell for cell in _closure(each).values() if callable(cell)]
             yield from _of_function(each)
-            if each.__module__ not in modules:
+            # The standard library keeps caches, and nobody could change that.
+            is_stdlib = str(each.__module__).partition(".")[0] in sys.stdlib_module_names - {"__main__"}
+            if each.__module__ not in modules and not is_stdlib:
                 modules.add(each.__module__)
                 yield from _of_module(each.__globals__)
         elif callable(each) and not isinstance(each, type) and isinstance(type(each).__call__, FunctionType):
