@@ -1,13 +1,10 @@
-"""The CPU budget is the least that anybody grants; inner threads are bounded and put back."""
+"""The CPU budget is the least that anybody grants."""
 
 from __future__ import annotations
 
 import os
 import socket
-import subprocess
 import sys
-import textwrap
-import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,18 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import anypool
-from anypool import _cpus
-from anypool._cpus import (
-    DEFAULT_INNER_THREADS,
-    CpuLimit,
-    available_cpus,
-    can_limit_inner_threads,
-    cpu_limits,
-    inner_thread_environment,
-    limit_inner_threads,
-)
-from anypool.errors import ConfigError
+from anypool import _cpus_cgroups
+from anypool._cpus import available_cpus, cpu_limits
+from anypool._cpus_limit import CpuLimit
 
 MACHINE = 64
 
@@ -181,7 +169,7 @@ def test_a_v1_cpuset_counts(tmp_path: Path) -> None:
 
 @given(quota=st.integers(1, 10**8), period=st.integers(1000, 10**6))
 def test_a_quota_never_grants_less_than_its_share_nor_a_whole_cpu_more(quota: int, period: int) -> None:
-    (limit,) = _cpus._quota("quota", str(quota), str(period), "file")
+    (limit,) = _cpus_cgroups._quota("quota", str(quota), str(period), "file")
     assert limit.cpus >= 1
     assert (limit.cpus - 1) * period < quota <= limit.cpus * period
 
@@ -256,230 +244,3 @@ def test_readable_limits_are_silent(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         cpu_limits(root=tmp_path, environ={"SLURM_CPUS_PER_TASK": "2", "NSLOTS": ""})
-
-
-# --- inner threads --------------------------------------------------------------------------------
-
-
-def run_python(code: str, **environ: str) -> str:
-    """Run code in a new interpreter that finds this anypool; return what it printed."""
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env={**os.environ, "PYTHONPATH": str(Path(anypool.__path__[0]).parent), **environ},
-        capture_output=True,
-        text=True,
-        timeout=50,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-class Library:
-    """A loaded library as threadpoolctl shows it: BLAS counts once, OpenMP for each thread."""
-
-    def __init__(self, filepath: str, user_api: str, number: int) -> None:
-        self.filepath = filepath
-        self.user_api = user_api
-        self._number = number
-        self._of_thread = threading.local()
-        self.calls = 0
-
-    def get_num_threads(self) -> int:
-        if self.user_api == "openmp":
-            return int(getattr(self._of_thread, "number", self._number))
-        return self._number
-
-    def set_num_threads(self, num_threads: int, /) -> None:
-        self.calls += 1
-        if self.user_api == "openmp":
-            self._of_thread.number = num_threads
-        else:
-            self._number = num_threads
-
-
-@pytest.fixture
-def libraries(monkeypatch: pytest.MonkeyPatch) -> list[Library]:
-    """Two made-up libraries with 8 and 6 threads, in place of the loaded ones."""
-    loaded = [Library("blas.so", "blas", 8), Library("omp.so", "openmp", 6)]
-    threadpoolctl = SimpleNamespace(ThreadpoolController=lambda: SimpleNamespace(lib_controllers=[*loaded]))
-    monkeypatch.setitem(sys.modules, "threadpoolctl", threadpoolctl)
-    monkeypatch.setattr(_cpus, "_limiters", {})
-    return loaded
-
-
-def numbers(libraries: list[Library]) -> list[int]:
-    return [library.get_num_threads() for library in libraries]
-
-
-def test_inner_threads_are_limited_and_put_back(libraries: list[Library]) -> None:
-    with limit_inner_threads(1):
-        assert numbers(libraries) == [1, 1]
-    assert numbers(libraries) == [8, 6]
-
-
-def test_inner_threads_are_put_back_when_the_call_raises(libraries: list[Library]) -> None:
-    def fail() -> None:
-        with limit_inner_threads(1):
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail()
-    assert numbers(libraries) == [8, 6]
-
-
-def test_in_one_thread_the_innermost_limit_holds(libraries: list[Library]) -> None:
-    with limit_inner_threads(2):
-        with limit_inner_threads(4), limit_inner_threads(4):
-            assert numbers(libraries) == [4, 4]
-        assert numbers(libraries) == [2, 2]
-    assert numbers(libraries) == [8, 6]
-
-
-def test_what_the_caller_set_between_two_blocks_is_what_is_put_back(libraries: list[Library]) -> None:
-    with limit_inner_threads(1):
-        pass
-    libraries[0].set_num_threads(5)
-    with limit_inner_threads(1):
-        assert numbers(libraries) == [1, 1]
-    assert numbers(libraries) == [5, 6]
-
-
-def test_limits_of_threads_that_overlap_are_put_back_by_the_last(libraries: list[Library]) -> None:
-    entered, leave = threading.Event(), threading.Event()
-    seen: list[list[int]] = []
-
-    def other() -> None:
-        with limit_inner_threads(3):
-            seen.append(numbers(libraries))
-            entered.set()
-            assert leave.wait(30)
-        seen.append(numbers(libraries))
-
-    thread = threading.Thread(target=other)
-    with limit_inner_threads(2):
-        thread.start()
-        assert entered.wait(30)
-        assert numbers(libraries) == [2, 2]
-    assert numbers(libraries) == [3, 6]  # BLAS: the other's alone now; OpenMP: this thread's own
-    leave.set()
-    thread.join(30)
-    assert seen == [[2, 3], [8, 6]]
-    assert numbers(libraries) == [8, 6]
-
-
-def test_a_block_that_begins_while_the_last_one_ends_is_limited(
-    libraries: list[Library], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ends, began = threading.Event(), threading.Event()
-    seen: list[list[int]] = []
-    set_number = Library.set_num_threads
-
-    def other() -> None:
-        assert ends.wait(30)
-        with limit_inner_threads(1):
-            began.set()
-            thread_that_ends.join(30)
-            seen.append(numbers(libraries))
-
-    def end() -> None:
-        with limit_inner_threads(1):
-            monkeypatch.setattr(Library, "set_num_threads", set_slowly)
-
-    def set_slowly(library: Library, number: int) -> None:
-        if number == 8 and not ends.is_set():
-            ends.set()
-            began.wait(0.2)  # in vain where the other waits for its turn, as it must
-        set_number(library, number)
-
-    thread_that_ends = threading.Thread(target=end)
-    thread_that_begins = threading.Thread(target=other)
-    for thread in (thread_that_ends, thread_that_begins):
-        thread.start()
-    for thread in (thread_that_ends, thread_that_begins):
-        thread.join(30)
-    assert seen == [[1, 1]]
-    assert numbers(libraries) == [8, 6]
-    limiter = _cpus._limiter()
-    assert not limiter._wanted
-    assert not limiter._own
-
-
-def test_a_library_loaded_inside_of_a_block_is_limited_from_the_next_and_put_back(
-    libraries: list[Library], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with limit_inner_threads(1):
-        libraries.append(Library("late.so", "blas", 7))
-        monkeypatch.setitem(sys.modules, "anypool_late_module", SimpleNamespace())
-        with limit_inner_threads(1):
-            assert numbers(libraries) == [1, 1, 1]
-        assert numbers(libraries) == [1, 1, 1]
-    assert numbers(libraries) == [8, 6, 7]
-
-
-def test_libraries_are_not_looked_for_again_while_no_module_is_loaded(
-    libraries: list[Library], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with limit_inner_threads(1):
-        pass
-    monkeypatch.setattr(sys.modules["threadpoolctl"], "ThreadpoolController", None)
-    with limit_inner_threads(1):
-        assert numbers(libraries) == [1, 1]
-
-
-def test_without_threadpoolctl_nothing_is_limited_and_it_is_told(
-    libraries: list[Library], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
-    assert not can_limit_inner_threads()
-    with limit_inner_threads(1), limit_inner_threads(2):
-        assert numbers(libraries) == [8, 6]
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_can_limit_though_its_parents_limiter_was_locked() -> None:
-    code = """
-        import os, sys
-        from anypool import _cpus
-        with _cpus._limiter()._lock:
-            child = os.fork()
-            if not child:
-                with _cpus.limit_inner_threads(1):
-                    os._exit(7)
-            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-    """
-    assert run_python(code) == "7"
-
-
-def test_the_real_blas_is_limited_and_put_back() -> None:
-    pytest.importorskip("threadpoolctl")
-    numpy = pytest.importorskip("numpy")
-    from threadpoolctl import ThreadpoolController
-
-    numpy.ones((2, 2)) @ numpy.ones((2, 2))
-    assert can_limit_inner_threads()
-
-    def real() -> list[int]:
-        return [library.get_num_threads() for library in ThreadpoolController().lib_controllers]
-
-    before = real()
-    with limit_inner_threads(DEFAULT_INNER_THREADS):
-        assert set(real()) <= {1}
-    assert real() == before
-
-
-def test_the_environment_bounds_the_blas_of_a_new_process() -> None:
-    pytest.importorskip("threadpoolctl")
-    pytest.importorskip("numpy")
-    code = "import numpy, threadpoolctl; print({i['num_threads'] for i in threadpoolctl.threadpool_info()})"
-    environ = inner_thread_environment(1)
-    assert set(environ.values()) == {"1"}
-    assert run_python(code, **environ) in ("{1}", "set()")
-
-
-@pytest.mark.parametrize("threads", [0, -1])
-def test_less_than_one_inner_thread_is_refused(threads: int) -> None:
-    with pytest.raises(ConfigError, match="at least 1"):
-        inner_thread_environment(threads)
-    with pytest.raises(ConfigError, match="at least 1"), limit_inner_threads(threads):
-        pass

@@ -30,7 +30,11 @@ errors                L0  the tree of errors; what a call raises is none of them
 _chunks               L1  how many items go into one call; is told times, reads no clock
 _flow                 L1  which results may go out, how much may be read: order and back-pressure
 _retry                L1  which items again, and after how long
-_cpus                 L1  how many CPUs and inner threads there are; asks the system, nothing of ours
+_cpus_limit           L1  one bound on the CPUs, and the small files that tell of it
+_cpus_cgroups         L1  what the container grants
+_cpus_queues          L1  what batch queues and the user grant
+_cpus                 L1  how many CPUs there are: the least that anybody grants
+_inner_threads        L1  how many threads the libraries inside of a call may start
 _frames               L1  which frames of the stack are ours, and which are the user's
 _seeds                L1  (seed, index) to random numbers
 _identity             L1  whether two results are the same, strictly, and where they first differ
@@ -109,7 +113,7 @@ LAZY_LIBRARIES = {
     "_context": {"numpy"},
     "_seeds": {"numpy"},
     "_identity": {"numpy"},
-    "_cpus": {"threadpoolctl"},
+    "_inner_threads": {"threadpoolctl"},
     "_raised": {"tblib"},
     "_calls_from": {"cloudpickle"},
 }

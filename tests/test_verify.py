@@ -283,6 +283,38 @@ def test_to_return_what_cannot_be_changed_is_no_alias(item: Any) -> None:
     assert verify(lambda x: x, [item], backends=[]).findings == ()
 
 
+def test_what_an_import_draws_and_sets_is_not_the_calls(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "imported_late.py").write_text(
+        "import os, random\nrandom.random()\nos.environ['VERIFY_IMPORTED'] = '1'\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def imports(x: int) -> int:
+        import imported_late  # noqa: F401
+
+        return x
+
+    def draws_too(x: int) -> int:
+        imports(x)
+        random.random()
+        return x
+
+    for fn, found in ((imports, set()), (draws_too, {"random"})):
+        monkeypatch.delitem(sys.modules, "imported_late", raising=False)
+        assert kinds(verify(fn, [1], backends=[])) == found
+
+
+def test_what_is_too_large_to_copy_is_watched_by_identity() -> None:
+    large = [np.zeros(3_000_000)]
+
+    def replaces(x: int) -> int:
+        large[0] = np.zeros(3_000_000)
+        return x
+
+    (found,) = verify(replaces, [1], backends=[]).findings
+    assert (found.kind, found.item) == ("state", 0)
+
+
 @pytest.mark.parametrize("name", ["random", "numpy.random"])
 def test_draws_from_a_global_generator(name: str) -> None:
     def draw(x: int) -> float:

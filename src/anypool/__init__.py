@@ -28,7 +28,7 @@ _HOMES = {
     "Finding": "_verify",
     "Verification": "_verify",
     "verify": "_verify",
-    "register_context": "_context",
+    "register_context": "_context_extensions",
     "random": "_seeds",
     "rng": "_seeds",
     "AnypoolError": "errors",
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from anypool._compare import compare as compare
     from anypool._config import explain as explain
     from anypool._config import use as use
-    from anypool._context import register_context as register_context
+    from anypool._context_extensions import register_context as register_context
     from anypool._cpus import available_cpus as available_cpus
     from anypool._executor import Executor as Executor
     from anypool._executor import PoolExecutor as PoolExecutor

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast, final, ru
 
 from anypool import _config, _wire, _worker
 from anypool._context import capture_context
-from anypool._cpus import DEFAULT_INNER_THREADS
 from anypool._dispatch import Dispatcher
 from anypool._futures import CallFuture, CallTask, Shelf
+from anypool._inner_threads import DEFAULT_INNER_THREADS
 from anypool._map import Map
 from anypool._relay import RelaySettings
 from anypool._seeds import as_seed
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from anypool._context import ContextSnapshot
+    from anypool._context_snapshot import ContextSnapshot
     from anypool.backend import Backend, Traits
 
 __all__ = ["Executor", "PoolExecutor", "get_executor"]
@@ -489,7 +489,7 @@ def _nested_backend() -> Any:
 
 def _check_callable(fn: object) -> None:
     if not callable(fn):
-        raise TypeError(f"a function is needed, and {reprlib.repr(fn)}, a {type(fn).__qualname__}, cannot be called")
+        raise TypeError(f"a callable is needed, and {reprlib.repr(fn)} ({type(fn).__qualname__}) is none")
 
 
 def _check_count(name: str, value: object) -> None:

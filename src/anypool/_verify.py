@@ -3,7 +3,7 @@
 ::
 
     sample ─┬─► serial, watched ────► what should come, per item; what each call touches
-            ├─► serial again ───────► determinism          ┐
+            ├─► the same again ─────► determinism           ┐
             ├─► serial, strict ─────► what cannot be sent   ├─ each held against the first, item by item
             ├─► serial, reversed ───► order                 │
             └─► each other backend ─► value, error, output ┘
@@ -25,7 +25,7 @@ from anypool._identity import first_difference, short
 from anypool._relay import Capture, RelaySettings
 from anypool._seeds import Seed, as_seed, enter_call, seed_globals
 from anypool._watch import Watched
-from anypool.errors import ConfigError, NotPortable, SendError
+from anypool.errors import BackendError, ConfigError, NotPortable, SendError, WorkerLost
 
 __all__ = ["Finding", "Kind", "Verification", "verify", "verify_calls"]
 
@@ -357,9 +357,10 @@ class _Trial:
         # The watched run is the first: what a function stores only once, it stores here.
         watched = Watched(self._fn)
         self._expected = self._run(_SERIAL, watched, self._copies.fresh())
+        watched.begin()
+        again = self._run(_SERIAL, watched, self._copies.fresh())
         for touch in watched.touches:
             self._find(touch.kind, _SERIAL, touch.item, touch.what)
-        again = self._run(_SERIAL, self._fn, self._copies.fresh())
         strict = self._attempt(_STRICT)
         if strict is not None:
             # What cannot be sent can rarely be compared: that it is not the same twice would be no news.
@@ -423,7 +424,14 @@ class _Trial:
         where = first_difference(expected, got)
         if where is not None:
             failed = isinstance(expected, BaseException) or isinstance(got, BaseException)
-            yield ("error", _error_told(expected, got, where)) if failed else ("value", where)
+            is_pools = isinstance(got, BackendError) and not isinstance(got, WorkerLost)
+            yield (
+                ("backend", short(str(got)))
+                if is_pools
+                else ("error", _error_told(expected, got, where))
+                if failed
+                else ("value", where)
+            )
         if self._expected.outputs[item] != outcome.outputs[item]:
             yield "output", _output_told(self._expected.outputs[item], outcome.outputs[item])
 

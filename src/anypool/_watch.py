@@ -31,6 +31,8 @@ __all__ = ["Touch", "Watched"]
 _LARGEST_COPY = 16 * 2**20
 _PARTS_FOLLOWED = 10_000
 
+_ENVIRONMENT = "the environment variable"
+
 _ATOMS = frozenset({int, float, complex, bool, str, bytes, type(None), type(...), range, slice})
 _CODE = (type, FunctionType, MethodType, ModuleType, property, classmethod, staticmethod)
 
@@ -62,7 +64,8 @@ class Watched:
     """`fn`, and what its calls touch. For calls one after the other, in this process.
 
     What a call changes and puts back is not seen, nor is what it changes in other modules than that of `fn`, in the
-    standard library, on disk, or inside compiled code (`functools.lru_cache`).
+    standard library, on disk, or inside compiled code (`functools.lru_cache`). A call that imports something draws
+    and sets what the import does: of such a call these two are left out, so watch two runs.
 
     Attributes
     ----------
@@ -75,23 +78,35 @@ class Watched:
         self._fn = fn
         self._count = 0
         self._told: set[tuple[str, str]] = set()
+        self._state: dict[str, Mark] | None = None
+
+    def begin(self) -> None:
+        """Count the items from 0 again: another run of the same calls follows."""
+        self._count = 0
+        self._state = None
 
     def __call__(self, *args: Any) -> Any:
         """The result of ``fn(*args)``."""
         item, self._count = self._count, self._count + 1
-        arguments = [_mark(each) for each in args]
+        before = {f"argument {index}": _mark(each) for index, each in enumerate(args)}
         parts = _mutable_parts("argument {}", args)
-        state = _remembered(self._fn)
+        # What the call before has left is what this one finds: one look for each call, not two.
+        state = _remembered(self._fn) if self._state is None else self._state
+        loaded = len(sys.modules)
         generators = GlobalWatch()
         generators.start()
         try:
             result = self._fn(*args)
         finally:
-            draws = {each: f"draws from the global generator of {each}" for each in generators.used()}
-            marks = {f"argument {index}": mark for index, mark in enumerate(arguments)}
-            self._tell("random", item, draws.items())
-            self._tell("argument", item, _changes(marks, dict(zip(marks, map(_mark, args), strict=True))))
-            self._tell("state", item, _changes(state, _remembered(self._fn)))
+            drawn = generators.used()
+            self._state = _remembered(self._fn)
+            touched = _changes(state, self._state)
+            if len(sys.modules) != loaded:
+                drawn, touched = frozenset(), (each for each in touched if not each[0].startswith(_ENVIRONMENT))
+            after = {name: _mark(each) for name, each in zip(before, args, strict=True)}
+            self._tell("random", item, ((each, f"draws from the global generator of {each}") for each in drawn))
+            self._tell("argument", item, _changes(before, after))
+            self._tell("state", item, touched)
         self._tell("alias", item, _shared(result, parts))
         return result
 
@@ -118,10 +133,17 @@ class _Bounded(io.BytesIO):
         return super().write(data)
 
 
+def _is_small(buffer: pickle.PickleBuffer) -> bool:
+    """Whether a part that need not be copied into the pickle may be; it is asked before the copy is made."""
+    if buffer.raw().nbytes > _LARGEST_COPY:
+        raise _TooLarge
+    return True
+
+
 def _mark(value: Any) -> Mark:
     buffer = _Bounded()
     try:
-        pickle.Pickler(buffer, pickle.HIGHEST_PROTOCOL).dump(value)
+        pickle.Pickler(buffer, pickle.HIGHEST_PROTOCOL, buffer_callback=_is_small).dump(value)
     except Exception:  # too large, or its own code refuses with whatever it likes: then its identity has to do
         return (value, *_elements(value))
     return buffer.getvalue()
@@ -175,7 +197,7 @@ def _before_after(difference: str) -> str:
 
 def _remembered(fn: Callable[..., Any]) -> dict[str, Mark]:
     """What is left of a call when it has ended, as it is now: the process, and what `fn` can reach by name."""
-    found = {f"the environment variable {name}": _mark(value) for name, value in os.environ.items()}
+    found = {f"{_ENVIRONMENT} {name}": _mark(value) for name, value in os.environ.items()}
     found["the working directory"] = _mark(_working_directory())
     found["sys.path"] = _mark(list(sys.path))
     found["the locale"] = _mark(locale.setlocale(locale.LC_ALL))

@@ -242,7 +242,7 @@ def _pickler_class() -> type:
 
         import cloudpickle
 
-        from anypool._context import reduce_contextvar
+        from anypool._context_variables import reduce_contextvar
 
         class Pickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined, unused-ignore]
             """cloudpickle, with context variables by name: a function's globals may hold one."""

@@ -30,7 +30,7 @@ from anypool.errors import SendError
 
 if TYPE_CHECKING:
     from anypool._chunks import Plan
-    from anypool._context import ContextSnapshot
+    from anypool._context_snapshot import ContextSnapshot
     from anypool._relay import Capture, RelaySettings
     from anypool._seeds import GlobalWatch, Seed
     from anypool._segments import Segments
@@ -72,7 +72,7 @@ class Surroundings:
     initializer : Initializer or bytes, optional
         Packed on its way to a worker that shares no memory.
     seed, inner_threads, context, relay : optional
-        See `_seeds`, `_cpus`, `_context`, `_relay`.
+        See `_seeds`, `_inner_threads`, `_context`, `_relay`.
     """
 
     key: str
@@ -245,12 +245,12 @@ def _enter_context(stack: ExitStack, job: Job) -> contextvars.Context:
     """The context that each call gets a copy of."""
     around = job.around
     if around.inner_threads not in (None, _limited_to) and not _COUNT_THREADS.isdisjoint(sys.modules):
-        from anypool._cpus import limit_inner_threads
+        from anypool._inner_threads import limit_inner_threads
 
         stack.enter_context(limit_inner_threads(around.inner_threads))
     if around.context is None:
         return contextvars.copy_context() if around.in_caller else contextvars.Context()
-    from anypool._context import apply
+    from anypool._context_apply import apply
 
     return stack.enter_context(
         apply(around.context, exclusive=around.exclusive, in_caller=around.in_caller, loads=_wire.loads)
@@ -346,7 +346,7 @@ def _run_items(
 def _copier(context: contextvars.Context) -> Callable[[], contextvars.Context]:
     """What makes the context of one call; a `decimal.Context` in it is mutable, and must be copied too."""
     if "decimal" in sys.modules and any(var.name == "decimal_context" for var in context):
-        from anypool._context import isolated
+        from anypool._context_numbers import isolated
 
         return lambda: isolated(context)
     return context.copy
@@ -392,7 +392,7 @@ def _settle_process(threads: int) -> None:
 
         install_for_good()
         _is_settled = True
-    from anypool._cpus import inner_thread_environment
+    from anypool._inner_threads import inner_thread_environment
 
     os.environ.update(inner_thread_environment(threads))
     # BLAS and OpenMP read their number when they are loaded; for what is loaded already see `limit_inner_threads`.
