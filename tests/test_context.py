@@ -23,15 +23,13 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from anypool._context import (
-    ContextSnapshot,
-    apply,
-    capture_context,
-    contextvar_at,
-    isolated,
-    reduce_contextvar,
-    register_context,
-)
+from anypool import _context_extensions
+from anypool._context import capture_context
+from anypool._context_apply import apply
+from anypool._context_extensions import register_context
+from anypool._context_numbers import isolated
+from anypool._context_snapshot import ContextSnapshot
+from anypool._context_variables import contextvar_at, reduce_contextvar
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -194,7 +192,8 @@ def test_variables_of_a_script_and_of_a_closure_reach_another_process(tmp_path: 
     caller = """
     import contextvars, copyreg, io, sys
     import cloudpickle
-    from anypool._context import capture_context, reduce_contextvar
+    from anypool._context import capture_context
+    from anypool._context_variables import reduce_contextvar
 
     class Pickler(cloudpickle.Pickler):
         def reducer_override(self, obj):
@@ -218,7 +217,7 @@ def test_variables_of_a_script_and_of_a_closure_reach_another_process(tmp_path: 
     """
     worker = """
     import pickle, sys
-    from anypool._context import apply
+    from anypool._context_apply import apply
     with open(sys.argv[1], "rb") as file:
         function, snapshot = pickle.load(file)
     function = pickle.loads(function)
@@ -475,12 +474,10 @@ def restored_options(value: Any) -> Iterator[None]:
 
 @pytest.fixture
 def extensions() -> Iterator[None]:
-    from anypool import _context
-
-    before = dict(_context._extensions)
+    before = dict(_context_extensions._extensions)
     yield
-    _context._extensions.clear()
-    _context._extensions.update(before)
+    _context_extensions._extensions.clear()
+    _context_extensions._extensions.update(before)
 
 
 @pytest.mark.usefixtures("extensions")

@@ -42,7 +42,20 @@ _table                L1  rows of text as a table
 _settings             L1  the settings that mean the same on every backend
 _options              L1  values by their declared types
 _raised               L2  an exception as plain data, and itself again
+_relay_settings       L2  which output of a call comes home
+_relay_events         L2  what was captured, as plain data
+_relay_owner          L2  whose output it is
+_relay_streams        L2  what a call writes to stdout and stderr, tapped and written again
+_relay_warnings       L2  what a call warns, tapped and warned again
+_relay_logs           L2  what a call logs, tapped and handled again
 _relay                L2  output captured on the worker, replayed by the caller
+_context_snapshot     L2  the caller's surroundings at one moment, as plain data
+_context_references   L2  an importable thing by its name, and again itself
+_context_variables    L2  where a context variable lives, and which one that is elsewhere
+_context_numbers      L2  decimal's context and NumPy's errstate, read and set
+_context_process      L2  what belongs to a whole process: filters, levels, environment
+_context_extensions   L2  settings of libraries that somebody registered
+_context_apply        L2  a snapshot in force for one chunk, on the worker
 _context              L2  what of the caller's surroundings holds for its calls
 _segments             L2  large buffers between processes of one machine, without copies
 _functions            L2  functions of __main__ that need to be pickled only once
@@ -110,7 +123,7 @@ BACKENDS = {
 
 LAZY_LIBRARIES = {
     "_wire": {"cloudpickle"},
-    "_context": {"numpy"},
+    "_context_numbers": {"numpy"},
     "_seeds": {"numpy"},
     "_identity": {"numpy"},
     "_inner_threads": {"threadpoolctl"},

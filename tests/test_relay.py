@@ -19,7 +19,9 @@ from typing import Any
 
 import pytest
 
-from anypool._relay import Capture, Event, RelaySettings, replay
+from anypool._relay import Capture, replay
+from anypool._relay_events import Event
+from anypool._relay_settings import RelaySettings
 from anypool.errors import ConfigError
 
 SETTINGS = RelaySettings()
@@ -315,7 +317,8 @@ def test_a_tap_that_somebody_puts_back_later_forwards_and_is_healed_by_the_next_
 def test_a_thread_that_prints_while_taps_come_and_go_neither_crashes_nor_is_captured() -> None:
     code = """
     import io, sys, threading
-    from anypool._relay import Capture, RelaySettings
+    from anypool._relay import Capture
+    from anypool._relay_settings import RelaySettings
     sys.setswitchinterval(1e-5)
     def come_and_go():
         for _ in range(2000):
@@ -340,7 +343,8 @@ def test_a_thread_that_prints_while_taps_come_and_go_neither_crashes_nor_is_capt
 def test_captures_that_end_in_another_order_than_they_began_put_back_the_very_stream() -> None:
     code = """
     import itertools, logging, sys, warnings
-    from anypool._relay import Capture, RelaySettings
+    from anypool._relay import Capture
+    from anypool._relay_settings import RelaySettings
     def state():
         return sys.stdout, sys.stderr, warnings.showwarning, warnings._showwarnmsg, logging.Logger.handle
     before = state()
@@ -359,7 +363,8 @@ def test_captures_that_end_in_another_order_than_they_began_put_back_the_very_st
 def test_a_process_that_a_call_forks_writes_to_the_inherited_stream() -> None:
     code = """
     import contextvars, os, sys
-    from anypool._relay import Capture, RelaySettings
+    from anypool._relay import Capture
+    from anypool._relay_settings import RelaySettings
     def call():
         print("parent")
         stream = sys.stdout

@@ -18,7 +18,7 @@ from anypool._dispatch import Dispatcher
 from anypool._futures import CallFuture, CallTask, Shelf
 from anypool._inner_threads import DEFAULT_INNER_THREADS
 from anypool._map import Map
-from anypool._relay import RelaySettings
+from anypool._relay_settings import RelaySettings
 from anypool._seeds import as_seed
 from anypool._settings import Settings
 from anypool._stores import Outbox

@@ -31,7 +31,7 @@ from types import TracebackType
 
 from anypool._relay_events import Event, merged
 from anypool._relay_logs import replay_record, tap_logging
-from anypool._relay_owner import Owner, claim_the_rest, current, disclaim_all, disclaim_the_rest
+from anypool._relay_owner import Owner, claim_the_rest, current_owner, disclaim_all, disclaim_the_rest
 from anypool._relay_settings import RelaySettings
 from anypool._relay_streams import replay_text, tap_stream
 from anypool._relay_warnings import replay_warning, tap_warnings, warning_sink
@@ -125,9 +125,9 @@ class Capture:
         return warning_sink() not in (self._sink, _taps.sink)
 
     def _become_current(self) -> None:
-        self.outer = current.get()
+        self.outer = current_owner.get()
         self._sink = warning_sink()
-        current.set(self)
+        current_owner.set(self)
 
 
 class _Taps:

@@ -89,7 +89,7 @@ def _sendable_record(record: logging.LogRecord) -> tuple[tuple[str, bool, Any], 
 
 
 def _rebuilt_record(sent: Iterable[tuple[str, bool, Any]]) -> logging.LogRecord:
-    state = {name: unpickled(value) if pickled else value for name, pickled, value in sent}
+    state = {name: unpickled(value) if is_pickled else value for name, is_pickled, value in sent}
     if state["args"] is lost or state["msg"] is lost:
         state["msg"], state["args"] = state["message"] or repr(lost), None
     del state["message"]  # a formatter's to set

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from anypool._relay_settings import RelaySettings
 
-__all__ = ["Owner", "claim_the_rest", "current", "disclaim_all", "disclaim_the_rest", "owner_of"]
+__all__ = ["Owner", "claim_the_rest", "current_owner", "disclaim_all", "disclaim_the_rest", "owner_of"]
 
 
 class Owner(Protocol):
@@ -31,7 +31,7 @@ class Owner(Protocol):
         """Whether somebody, since the call began, took over the showing of warnings."""
 
 
-current: ContextVar[Owner | None] = ContextVar("anypool_capture", default=None)
+current_owner: ContextVar[Owner | None] = ContextVar("anypool_capture", default=None)
 
 # The captures of a process that runs one call at a time, the newest last. Global, because what no context
 # claims may come from any thread of the process. Replaced, never changed: it is read without a lock.
@@ -40,7 +40,7 @@ _exclusive: tuple[Owner, ...] = ()
 
 def owner_of(kind: str) -> Owner | None:
     """Return the capture that owns output of this kind written here, now."""
-    owner = current.get() or (_exclusive[-1] if _exclusive else None)
+    owner = current_owner.get() or (_exclusive[-1] if _exclusive else None)
     while owner is not None and not owner.takes(kind):
         owner = owner.outer
     return owner

@@ -31,7 +31,8 @@ from anypool.errors import SendError
 if TYPE_CHECKING:
     from anypool._chunks import Plan
     from anypool._context_snapshot import ContextSnapshot
-    from anypool._relay import Capture, RelaySettings
+    from anypool._relay import Capture
+    from anypool._relay_settings import RelaySettings
     from anypool._seeds import GlobalWatch, Seed
     from anypool._segments import Segments
     from anypool._wire import Parcel, Store
@@ -40,6 +41,7 @@ __all__ = ["Envelope", "Initializer", "Job", "Reply", "Worker", "current_worker"
 
 _KEPT = 32
 _SMALL_FUNCTION = 65_536
+_LARGE_KEPT = 2  # a worker must not hold the data of every map that it ever took part in
 # With none of these loaded there is no BLAS or OpenMP to limit, and no need to look for one.
 _COUNT_THREADS = frozenset({"numpy", "scipy", "torch", "sklearn", "numba", "mkl"})
 
@@ -358,6 +360,7 @@ class _ThreadState(threading.local):
     def __init__(self) -> None:
         self.around: dict[str, Surroundings] = {}
         self.functions: dict[str | bytes, Callable[..., Any]] = {}
+        self.large_functions: dict[str, Callable[..., Any]] = {}
         self.initialized: dict[str, BaseException | None] = {}
 
 
@@ -471,15 +474,17 @@ def _unpack(packed: tuple[Any, ...]) -> Envelope:
         _settle_process(threads)
     around = _state.around.get(around_key)
     if around is None:
-        around = _keep(_state.around, around_key, _unpack_surroundings(around_bytes))
+        around = _keep(_state.around, around_key, _unpack_surroundings(around_bytes), _KEPT)
     # A map's function is unpacked once. So is a plain function that is submitted again and again; but not what holds
     # data, a partial or a bound method, of which each submitted call gets its own.
     known_as = fn_bytes if style == "call" and type(fn_bytes) is bytes else key
-    fn = _state.functions.get(known_as)
+    is_small = type(fn_bytes) is bytes and len(fn_bytes) < _SMALL_FUNCTION
+    functions = _state.functions if is_small else _state.large_functions
+    fn = functions.get(known_as)
     if fn is None:
         fn = _wire.loads(fn_bytes)
-        if style != "call" or (type(fn) is FunctionType and len(fn_bytes) < _SMALL_FUNCTION):
-            _keep(_state.functions, known_as, fn)
+        if style != "call" or (is_small and type(fn) is FunctionType):
+            _keep(functions, known_as, fn, _KEPT if is_small else _LARGE_KEPT)
     job = Job(key=key, fn=fn, style=style, keep_going=keep_going, around=around)
     length, budget, look_every, _ = plan
     return Envelope(job, start, _wire.unpack_column(_wire.Column(*column)), length, budget, look_every)
@@ -492,8 +497,8 @@ def _unpack_surroundings(data: bytes) -> Surroundings:
     return around
 
 
-def _keep(kept: dict[Any, Any], key: Any, value: Any) -> Any:
-    while len(kept) >= _KEPT:
+def _keep(kept: dict[Any, Any], key: Any, value: Any, at_most: int) -> Any:
+    while len(kept) >= at_most:
         kept.pop(next(iter(kept)))
     kept[key] = value
     return value
