@@ -21,7 +21,10 @@ from multiprocessing import shared_memory
 from multiprocessing.connection import Connection
 from typing import Any
 
-from anypool._segments import THRESHOLD, Cache, Segments, claim, open_refs
+from anypool._segments import THRESHOLD
+from anypool._segments_cache import Cache
+from anypool._segments_owner import Segments
+from anypool._segments_reader import claim, open_refs
 
 PAGE = mmap.PAGESIZE
 POPULATE_READ = 22

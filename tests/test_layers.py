@@ -37,11 +37,17 @@ _cpus                 L1  how many CPUs there are: the least that anybody grants
 _inner_threads        L1  how many threads the libraries inside of a call may start
 _frames               L1  which frames of the stack are ours, and which are the user's
 _seeds                L1  (seed, index) to random numbers
+_seeds_globals        L1  the global generators, seeded for each item and put back
+_seeds_watch          L1  whether calls used a global generator that nobody seeded
 _identity             L1  whether two results are the same, strictly, and where they first differ
 _table                L1  rows of text as a table
 _settings             L1  the settings that mean the same on every backend
 _options              L1  values by their declared types
-_raised               L2  an exception as plain data, and itself again
+_raised               L2  an exception as plain data: what it is made of
+_raised_reads         L2  what an exception and its class hold, past what the user's class puts in the way
+_raised_frames        L2  a traceback as plain data, and a traceback again
+_raised_pack          L2  the worker's side: an exception becomes plain data
+_raised_unpack        L2  the caller's side: itself again, or the nearest there is
 _relay_settings       L2  which output of a call comes home
 _relay_events         L2  what was captured, as plain data
 _relay_owner          L2  whose output it is
@@ -57,7 +63,11 @@ _context_process      L2  what belongs to a whole process: filters, levels, envi
 _context_extensions   L2  settings of libraries that somebody registered
 _context_apply        L2  a snapshot in force for one chunk, on the worker
 _context              L2  what of the caller's surroundings holds for its calls
-_segments             L2  large buffers between processes of one machine, without copies
+_segments             L2  large buffers between processes of one machine, without copies: how it works
+_segments_reader      L2  the reader's side: make sure of buffers, then open them
+_segments_file        L2  one segment: a memory file of its owner's
+_segments_owner       L2  which segments an owner has, and which are free again
+_segments_cache       L2  buffers that are sent again and again, stored once
 _functions            L2  functions of __main__ that need to be pickled only once
 _wire                 L2  what travels: pickling that names what could not be sent
 _worker               L2  all that ever runs on a worker
@@ -125,9 +135,9 @@ LAZY_LIBRARIES = {
     "_wire": {"cloudpickle"},
     "_context_numbers": {"numpy"},
     "_seeds": {"numpy"},
+    "_seeds_globals": {"numpy"},
     "_identity": {"numpy"},
     "_inner_threads": {"threadpoolctl"},
-    "_raised": {"tblib"},
     "_calls_from": {"cloudpickle"},
 }
 """Libraries that a file of the core may import inside a function, where it is needed."""

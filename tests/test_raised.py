@@ -28,8 +28,10 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 import anypool
-from anypool import _raised
-from anypool._raised import Raised, pack, unpack
+from anypool import _raised_pack, _raised_unpack
+from anypool._raised import Raised
+from anypool._raised_pack import pack
+from anypool._raised_unpack import unpack
 from anypool.errors import StandIn, WorkerLost
 
 
@@ -138,7 +140,7 @@ def sent(raised: Raised) -> Raised:
 
 
 def travelled(exc: BaseException, dumps: Callable[[object], bytes] = pickle.dumps) -> BaseException:
-    return unpack(sent(pack(exc, dumps, hide=("anypool",))), pickle.loads)
+    return unpack(sent(pack(exc, dumps)), pickle.loads)
 
 
 def caught(fn: Callable[..., object], *args: object) -> BaseException:
@@ -164,12 +166,12 @@ def vanishing_module(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str]
         return module
 
     yield make
-    _raised._stand_in_class.cache_clear()
+    _raised_unpack._stand_in_class.cache_clear()
 
 
 def arrived_elsewhere(exc: BaseException) -> BaseException:
     """Unpack where the module of `exc` does not exist."""
-    data = pickle.dumps(pack(exc, pickle.dumps, hide=()))
+    data = pickle.dumps(pack(exc, pickle.dumps))
     sys.modules.pop("vanishing")
     return unpack(pickle.loads(data), pickle.loads)
 
@@ -265,7 +267,7 @@ def test_init_is_not_called_again() -> None:
         def __init__(self) -> None:
             calls.append(1)
 
-    raised = pack(Counted(), lambda value: cloudpickle.dumps(value), hide=())
+    raised = pack(Counted(), lambda value: cloudpickle.dumps(value))
     unpack(raised, pickle.loads)
     assert calls == [1]
 
@@ -314,7 +316,7 @@ def test_a_local_class_comes_back_as_the_callers_own() -> None:
 def test_a_class_is_identified_by_name_before_value(vanishing_module: Any) -> None:
     source = "class E(Exception):\n    pass"
     worker = vanishing_module(source)
-    raised = sent(pack(worker.E("x"), pickle.dumps, hide=()))
+    raised = sent(pack(worker.E("x"), pickle.dumps))
     caller = vanishing_module(source)
     assert caller.E is not worker.E
     assert type(unpack(raised, pickle.loads)) is caller.E
@@ -327,7 +329,7 @@ def test_a_class_of_the_main_module_goes_by_value_to_a_caller_that_has_none(
     cls = type("OnlyHere", (Exception,), {"__module__": "__main__"})
     with monkeypatch.context() as worker:
         worker.setattr(main, "OnlyHere", cls, raising=False)
-        raised = sent(pack(cls("x"), cloudpickle.dumps, hide=()))
+        raised = sent(pack(cls("x"), cloudpickle.dumps))
     here = unpack(raised, pickle.loads)
     assert (type(here).__name__, here.args) == ("OnlyHere", ("x",))
     assert not isinstance(here, StandIn)
@@ -336,7 +338,7 @@ def test_a_class_of_the_main_module_goes_by_value_to_a_caller_that_has_none(
 def test_a_class_of_a_spawned_main_is_the_callers_of_main(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs = type("Both", (Exception,), {"__module__": "__mp_main__"})
     ours = type("Both", (Exception,), {"__module__": "__main__"})
-    raised = sent(pack(theirs("x"), pickle.dumps, hide=()))
+    raised = sent(pack(theirs("x"), pickle.dumps))
     monkeypatch.setattr(sys.modules["__main__"], "Both", ours, raising=False)
     monkeypatch.delitem(sys.modules, "__mp_main__", raising=False)
     assert type(unpack(raised, pickle.loads)) is ours
@@ -519,28 +521,6 @@ def test_rebuilt_frames_hold_nothing_of_the_caller_and_can_be_cleared() -> None:
     assert "calls_it" in formatted(here)
 
 
-def within(module: str, source: str) -> Any:
-    namespace: dict[str, Any] = {"__name__": module}
-    exec(compile(source, f"<{module}>", "exec"), namespace)
-    return namespace["call"]
-
-
-def test_only_leading_frames_of_ours_are_cut() -> None:
-    ours = within("anypool._worker", "def call(fn, *args): return fn(*args)")
-    also_ours = within("anypool", "def call(fn, *args): return fn(*args)")
-    similar = within("anypoolish", "def call(fn, *args): return fn(*args)")
-    exc = caught(similar, ours, fails_in_the_middle_of_a_line, 1)
-    exc.__traceback__ = exc.__traceback__.tb_next  # type: ignore[union-attr]
-    assert [frame.f_globals["__name__"] for frame, _ in traceback.walk_tb(travelled(exc).__traceback__)] == [
-        "anypoolish",
-        "anypool._worker",
-        __name__,
-    ]
-    exc = caught(ours, also_ours, fails_in_the_middle_of_a_line, 1)
-    exc.__traceback__ = exc.__traceback__.tb_next  # type: ignore[union-attr]
-    assert len(traceback.extract_tb(travelled(exc).__traceback__)) == 1
-
-
 def test_a_deep_recursion_is_kept_at_both_ends() -> None:
     def top(depth: int) -> None:
         deeper(depth)
@@ -657,11 +637,11 @@ def test_pack_survives_when_nothing_can_be_asked(monkeypatch: pytest.MonkeyPatch
 
     exc = TwoArguments(1, "a")
     exc.__cause__ = KeyError()
-    monkeypatch.setattr(_raised, "_places", fails)
+    monkeypatch.setattr(_raised_pack, "places_of", fails)
     here = travelled(exc)
     assert isinstance(here, TwoArguments)
     assert "MemoryError" in str(here)
-    monkeypatch.setattr(_raised, "_Packer", fails)
+    monkeypatch.setattr(_raised_pack, "_Packer", fails)
     assert isinstance(travelled(exc), TwoArguments)
 
 
@@ -674,7 +654,7 @@ def test_the_callers_own_ctrl_c_is_not_taken_for_a_failure() -> None:
     def interrupted(_: bytes) -> object:
         raise KeyboardInterrupt
 
-    raised = pack(ValueError({1}), pickle.dumps, hide=())
+    raised = pack(ValueError({1}), pickle.dumps)
     with pytest.raises(KeyboardInterrupt):
         unpack(raised, interrupted)
 
@@ -746,7 +726,7 @@ def test_a_stand_in_stands_below_the_nearest_base_that_is_here(vanishing_module:
 
 def test_stand_ins_of_one_class_are_of_one_type(vanishing_module: Any) -> None:
     module = vanishing_module("class E(Exception): pass\nclass F(Exception): pass")
-    data = [pickle.dumps(pack(exc, pickle.dumps, hide=())) for exc in (module.E(1), module.E(2), module.F())]
+    data = [pickle.dumps(pack(exc, pickle.dumps)) for exc in (module.E(1), module.E(2), module.F())]
     sys.modules.pop("vanishing")
     first, second, other = (unpack(pickle.loads(each), pickle.loads) for each in data)
     assert type(first) is type(second) is not type(other)
@@ -771,7 +751,7 @@ def test_the_text_of_a_stand_in_says_that_str_raised(vanishing_module: Any) -> N
 def test_a_group_that_is_not_here_keeps_its_members(vanishing_module: Any) -> None:
     module = vanishing_module("class G(ExceptionGroup): pass\nclass B(BaseExceptionGroup): pass")
     data = [
-        pickle.dumps(pack(group, pickle.dumps, hide=()))
+        pickle.dumps(pack(group, pickle.dumps))
         for group in (module.G("g", [ValueError(1)]), module.B("b", [KeyboardInterrupt()]))
     ]
     sys.modules.pop("vanishing")
@@ -820,7 +800,7 @@ def test_nothing_on_the_worker_is_held_after_packing() -> None:
         try:
             fails()
         except TwoUnsendable as exc:
-            return pack(exc, cloudpickle.dumps, hide=("anypool",))
+            return pack(exc, cloudpickle.dumps)
         raise AssertionError
 
     gc.collect()
@@ -834,7 +814,7 @@ def test_nothing_on_the_worker_is_held_after_packing() -> None:
 
 
 def test_nothing_in_the_caller_is_held_by_what_was_unpacked() -> None:
-    raised = pack(caught(calls_it, 3), pickle.dumps, hide=())
+    raised = pack(caught(calls_it, 3), pickle.dumps)
     held: list[weakref.ref[Held]] = []
 
     def caller() -> BaseException:
@@ -855,7 +835,7 @@ def test_packing_leaves_the_exception_as_it_was() -> None:
     exc = caught(calls_it, 3)
     exc.add_note("n")
     before = (exc.__traceback__, exc.__context__, exc.__cause__, dict(vars(exc)), exc.args)
-    pack(exc, pickle.dumps, hide=("anypool",))
+    pack(exc, pickle.dumps)
     assert (exc.__traceback__, exc.__context__, exc.__cause__, dict(vars(exc)), exc.args) == before
 
 
@@ -959,7 +939,7 @@ def run_script(path: Path, *options: str) -> str:
 
 PACKING_SCRIPT = """
 import pickle, sys
-from anypool._raised import pack
+from anypool._raised_pack import pack
 
 class Mine(Exception):
     def __init__(self, a, b):
@@ -981,7 +961,7 @@ def caught():
 try:
     middle(1)
 except Mine as exc:
-    raised = pack(exc, pickle.dumps, hide=("anypool",))
+    raised = pack(exc, pickle.dumps)
 print(pickle.dumps(raised).hex())
 """
 
@@ -1013,7 +993,8 @@ def test_the_traceback_of_another_process_shows_the_users_lines(tmp_path: Path, 
 MAIN_SCRIPT = """
 import json, multiprocessing, pickle, sys
 import cloudpickle
-from anypool._raised import pack, unpack
+from anypool._raised_pack import pack
+from anypool._raised_unpack import unpack
 
 class Mine(Exception):
     def __init__(self, a, b):
@@ -1024,7 +1005,7 @@ def work(dumps, pipe):
     try:
         raise Mine("x", "y")
     except Mine as exc:
-        pipe.send(pack(exc, dumps, hide=("anypool",)))
+        pipe.send(pack(exc, dumps))
 
 if __name__ == "__main__":
     told = []
@@ -1046,7 +1027,7 @@ if __name__ == "__main__":
         try:
             raise Mine("v", "w")
         except Mine as exc:
-            return pickle.dumps(pack(exc, cloudpickle.dumps, hide=("anypool",)))
+            return pickle.dumps(pack(exc, cloudpickle.dumps))
     done = subprocess.run(
         [sys.executable, "-c", code], input=cloudpickle.dumps(elsewhere), capture_output=True, timeout=40
     )
@@ -1068,7 +1049,7 @@ def test_except_in_a_script_catches_what_its_workers_raised(tmp_path: Path) -> N
 
 def send_failure(pipe: Any) -> None:
     exc = caught(calls_it, 3)
-    pipe.send((pack(exc, pickle.dumps, hide=("anypool",)), formatted(exc)))
+    pipe.send((pack(exc, pickle.dumps), formatted(exc)))
     pipe.close()
 
 

@@ -103,3 +103,18 @@ def test_real_workers_are_the_same_processes() -> None:
             return set(ex.map(lambda _: os.getpid(), range(3)))
 
     assert pids() == pids()
+
+
+def test_a_pool_that_had_trouble_of_its_own_is_not_leased_again(
+    log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: Counted, call: Any, payload: Any, /) -> Future[Any]:
+        future: Future[Any] = Future()
+        future.set_exception(OSError("the scheduler is gone"))
+        return future
+
+    with monkeypatch.context() as patch, anypool.get_executor(Counted, reuse=True) as ex:
+        patch.setattr(Counted, "submit", fails)
+        assert isinstance(ex.submit(abs, -1).exception(), anypool.BackendError)
+    assert run() == [1, 2]
+    assert log == ["start None", "stop", "start None"]

@@ -19,18 +19,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import anypool
-from anypool import _seeds
-from anypool._seeds import (
-    CallRandom,
-    GlobalSeeds,
-    GlobalWatch,
-    Seed,
-    as_seed,
-    enter_call,
-    generator,
-    python_random,
-    seed_globals,
-)
+from anypool import _seeds, _seeds_watch
+from anypool._seeds import CallRandom, Seed, as_seed, enter_call, generator, python_random
+from anypool._seeds_globals import GlobalSeeds, seed_globals
+from anypool._seeds_watch import GlobalWatch
 from anypool.errors import AnypoolError, ConfigError, MissingExtra
 
 np = pytest.importorskip("numpy")
@@ -171,7 +163,9 @@ def test_python_numbers_are_the_same_without_numpy() -> None:
     code = """
         import sys
         sys.modules["numpy"] = None
-        from anypool._seeds import GlobalSeeds, GlobalWatch, as_seed, enter_call, random
+        from anypool._seeds import as_seed, enter_call, random
+        from anypool._seeds_globals import GlobalSeeds
+        from anypool._seeds_watch import GlobalWatch
         import random as stdlib
         enter_call(as_seed([5, 6]), 3)
         watch = GlobalWatch()
@@ -188,7 +182,11 @@ def test_python_numbers_are_the_same_without_numpy() -> None:
 
 
 def test_nothing_but_the_standard_library_is_loaded_by_the_module() -> None:
-    code = "import sys, anypool._seeds; print([m for m in ('numpy', 'torch', 'hashlib') if m in sys.modules])"
+    code = """
+        import sys
+        import anypool._seeds, anypool._seeds_globals, anypool._seeds_watch
+        print([m for m in ('numpy', 'torch', 'hashlib') if m in sys.modules])
+    """
     assert run_python(code) in ("[]", "['hashlib']")  # 3.11's `random` may load hashlib itself
 
 
@@ -325,7 +323,8 @@ def test_another_global_bit_generator_is_seeded_and_put_back_too() -> None:
 def test_numpys_generator_is_seeded_though_only_numpy_itself_was_imported() -> None:
     code = """
         import numpy
-        from anypool._seeds import as_seed, seed_globals
+        from anypool._seeds import as_seed
+        from anypool._seeds_globals import seed_globals
         with seed_globals(as_seed(1), 2):
             print(numpy.random.randint(2**31 - 1))
     """
@@ -406,8 +405,8 @@ def test_a_use_of_a_global_generator_is_seen(
     monkeypatch: pytest.MonkeyPatch, by_memory: bool, name: str, use: Any
 ) -> None:
     if not by_memory:
-        monkeypatch.setattr(_seeds, "_python_layout", lambda: None)
-        monkeypatch.setattr(_seeds, "_numpy_layout", lambda _: None)
+        monkeypatch.setattr(_seeds_watch, "_python_layout", lambda: None)
+        monkeypatch.setattr(_seeds_watch, "_numpy_layout", lambda _: None)
     watch = GlobalWatch()
     watch.start()
     assert watch.used() == frozenset()
@@ -445,8 +444,8 @@ def test_watching_does_not_move_what_it_watches() -> None:
 @pytest.mark.skipif(sys.implementation.name != "cpython", reason="reads CPython's memory")
 def test_the_memory_of_both_generators_is_where_it_is_expected() -> None:
     # Else the watch is right, but ten times slower: a new Python or numpy has moved its fields.
-    assert _seeds._python_layout() is not None
-    assert _seeds._numpy_layout(np.random.MT19937) is not None
+    assert _seeds_watch._python_layout() is not None
+    assert _seeds_watch._numpy_layout(np.random.MT19937) is not None
 
 
 @pytest.mark.parametrize(
@@ -455,7 +454,7 @@ def test_the_memory_of_both_generators_is_where_it_is_expected() -> None:
 )
 def test_a_use_is_seen_though_numpy_was_first_imported_by_the_call(use: str, seen: bool) -> None:
     code = f"""
-        from anypool._seeds import GlobalWatch
+        from anypool._seeds_watch import GlobalWatch
         watch = GlobalWatch()
         watch.start()
         import numpy
@@ -469,5 +468,5 @@ def test_the_warning_of_undeclared_use_names_the_generators_and_points_to_the_us
     inside = types.ModuleType("anypool.inside")
     exec("def report(warn, names): warn(names)", inside.__dict__)
     with pytest.warns(RuntimeWarning, match=r"numpy\.random and random.*Pass seed=") as caught:
-        inside.report(_seeds.warn_undeclared, {"random", "numpy.random"})
+        inside.report(_seeds_watch.warn_undeclared, {"random", "numpy.random"})
     assert [warning.filename for warning in caught] == [__file__]

@@ -27,8 +27,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 import anypool
-from anypool import _segments
-from anypool._segments import Cache, Ref, Segments, claim, open_refs
+from anypool import _segments_file, _segments_owner, _segments_reader, _wire
+from anypool._segments import THRESHOLD, Ref
+from anypool._segments_cache import Cache
+from anypool._segments_owner import Segments
+from anypool._segments_reader import claim, open_refs
 from anypool.errors import SendError
 
 pytestmark = [
@@ -45,7 +48,9 @@ class Peer:
     LOOP = textwrap.dedent(
         """
         import pickle, sys
-        from anypool._segments import Cache, Segments, claim, open_refs
+        from anypool._segments_cache import Cache
+        from anypool._segments_owner import Segments
+        from anypool._segments_reader import claim, open_refs
         segments, names = Segments(), globals()
         while True:
             try:
@@ -200,16 +205,22 @@ def test_arrays_are_rebuilt_over_the_memory_itself(segments: Segments) -> None:
 
 
 def test_buffers_larger_than_one_write_arrive_whole(segments: Segments, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_WRITTEN_PIECE", "_PIECE", "_COMPARED_PIECE"):
-        monkeypatch.setattr(_segments, name, 4099)
+    for name in ("LARGEST_MOVE", "_PIECE", "_COMPARED_PIECE"):
+        monkeypatch.setattr(_segments_file, name, 4099)
+    monkeypatch.setattr(_segments_reader, "LARGEST_MOVE", 4099)
     for round_ in range(3):  # fresh memory, memory mapped for the first time, mapped memory
         data = os.urandom(SIZE)
         refs = stored(segments.store([data], readers=None))
         assert segments.same(refs[0], data), round_
         with monkeypatch.context() as patch:
-            patch.setattr(_segments, "_descriptor_limit", lambda: 0)
+            patch.setattr(_segments_reader, "descriptor_limit", lambda: 0)
             assert bytes(open_refs(refs)[0]) == data
         segments.release(refs)
+
+
+def test_what_travels_in_a_segment_is_what_a_segment_is_quicker_for() -> None:
+    # Two constants, because a worker loads `_wire` at once, and segments only with its first large buffer.
+    assert _wire._LARGE == THRESHOLD
 
 
 def test_a_ref_is_a_plain_tuple_of_numbers(segments: Segments) -> None:
@@ -629,12 +640,12 @@ def test_a_mapping_that_is_refused_is_copied(segments: Segments, monkeypatch: py
         return real(descriptor, *args, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(_segments.mmap, "mmap", refuse)
+        patch.setattr(mmap, "mmap", refuse)
         (view,) = open_refs(refs)
     assert bytes(view) == b"a" * SIZE
     with monkeypatch.context() as patch:  # and so is the owner's, who then writes through the file
         claim(refs)
-        patch.setattr(_segments.mmap, "mmap", refuse)
+        patch.setattr(mmap, "mmap", refuse)
         again = stored(segments.store([b"b" * SIZE]))
     assert bytes(open_refs(again)[0]) == b"b" * SIZE
 
@@ -702,7 +713,7 @@ def test_a_warning_that_is_an_error_leaves_nothing(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_platform_that_has_no_such_memory_is_silent(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_segments, "_HAS_MEMFD", False)
+    monkeypatch.setattr(_segments_owner, "_HAS_MEMFD", False)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert Segments().store([b"a" * SIZE]) is None

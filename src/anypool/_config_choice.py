@@ -177,7 +177,7 @@ def checked(said: Said, backend: str, declared: Mapping[str, Any]) -> Any:
     sources = {} if source is None else {key: source}
     value = _registry.check_values(owner, declared, {key: said.value}, sources)[key]
     where = f", from {source}" if source else ""
-    if key == "seed" and value is not None and value < 0:
+    if key == "seed" and isinstance(value, int) and value < 0:
         raise ConfigError(f"seed must not be negative, but is {value!r}{where}")
     if key == "nested":
         _check_nested(value, said.source, where)

@@ -114,6 +114,7 @@ class PoolExecutor(_StdlibExecutor):
     def __init__(self, backend: Any = None, /, *, max_workers: int | None = None, **options: Any) -> None:
         if max_workers is not None:
             options["max_workers"] = max_workers
+        _accept_seed(options)
         if backend is None:
             backend = _nested_backend()
         choice = _config.resolve(backend, options)
@@ -126,6 +127,7 @@ class PoolExecutor(_StdlibExecutor):
         self._dispatcher = Dispatcher(_leased(backend) if settings.reuse else backend, at_end=self._shelf.show_all)
         self._key = uuid.uuid4().hex
         self._job_count = itertools.count()
+        self._submitted = itertools.count()
         self._around: Surroundings | None = None
         self._packed_around: tuple[Surroundings, bytes] | None = None
         # An executor that nobody shut down ends when nobody can use it any more.
@@ -157,6 +159,7 @@ class PoolExecutor(_StdlibExecutor):
         def annotate(exc: BaseException, reply: Reply) -> None:
             _add_note(exc, f"{_name(fn)}{_short_call(args, kwargs)}, on {reply.worker}")
 
+        index = next(self._submitted)  # the n-th call has the n-th stream of a seed
         payload: Any
         outbox = None
         try:
@@ -166,12 +169,12 @@ class PoolExecutor(_StdlibExecutor):
             future.set_exception(exc)
             return future
         if traits.shares_memory:
-            payload = _worker.Envelope(job, 0, (call,), 1)
+            payload = _worker.Envelope(job, index, (call,), 1)
         else:
             stores = self._dispatcher.stores
             outbox = Outbox(stores) if stores else None
             store = outbox.store if outbox else None
-            payload = _worker.pack(job, self._packed(job.around), 0, (call,), None, store)
+            payload = _worker.pack(job, self._packed(job.around), index, (call,), None, store)
         self._dispatcher.submit(CallTask(payload, outbox, job, self._dispatcher, future, self._shelf, annotate))
         return future
 
@@ -183,6 +186,7 @@ class PoolExecutor(_StdlibExecutor):
         timeout: float | _Unset | None = _UNSET,
         chunksize: int | _Unset | None = _UNSET,
         buffersize: int | _Unset | None = _UNSET,
+        seed: Any = _UNSET,
         ordered: bool = True,
         errors: Literal["raise", "return"] = "raise",
     ) -> Iterator[Any]:
@@ -202,6 +206,8 @@ class PoolExecutor(_StdlibExecutor):
             Items sent to a worker at a time, >= 1. None: adapted to how long the calls take. Never changes a result.
         buffersize : int, optional
             At most so many items are read but not yet returned, >= 1. None: enough to keep the workers busy.
+        seed : int, sequence of int or numpy.random.SeedSequence, optional
+            Item *i* draws from ``SeedSequence(seed, spawn_key=(i,))``, by `anypool.rng` or `anypool.random`.
         ordered : bool
             False: results come as they are ready.
         errors : {"raise", "return"}
@@ -222,7 +228,8 @@ class PoolExecutor(_StdlibExecutor):
         """
         items = zip(*iterables, strict=False)
         star = len(iterables) != 1
-        return self._map(fn, items, iterables, star, timeout, chunksize, buffersize, ordered, errors)
+        view = self if isinstance(seed, _Unset) else self.options(seed=seed)
+        return view._map(fn, items, iterables, star, timeout, chunksize, buffersize, ordered, errors)
 
     def starmap(
         self,
@@ -233,11 +240,14 @@ class PoolExecutor(_StdlibExecutor):
         timeout: float | _Unset | None = _UNSET,
         chunksize: int | _Unset | None = _UNSET,
         buffersize: int | _Unset | None = _UNSET,
+        seed: Any = _UNSET,
         ordered: bool = True,
         errors: Literal["raise", "return"] = "raise",
     ) -> Iterator[Any]:
         """The results of ``fn(*item)`` for the items of `iterable`; all else as for `map`."""
-        return self._map(fn, map(tuple, iterable), (iterable,), True, timeout, chunksize, buffersize, ordered, errors)
+        view = self if isinstance(seed, _Unset) else self.options(seed=seed)
+        items = map(tuple, iterable)
+        return view._map(fn, items, (iterable,), True, timeout, chunksize, buffersize, ordered, errors)
 
     def _map(
         self,
@@ -365,9 +375,11 @@ class PoolExecutor(_StdlibExecutor):
         ...     list(ex.options(chunksize=2).map(abs, [-1, -2, -3]))
         [1, 2, 3]
         """
+        _accept_seed(settings)
         view = object.__new__(PoolExecutor)
         changed = _config.change_settings(self._settings, settings)
         view.__dict__.update(self.__dict__, _settings=changed, _around=None, _packed_around=None, _parent=self)
+        view._submitted = itertools.count()
         return view
 
     # --- the end --------------------------------------------------------------------------------------
@@ -487,9 +499,17 @@ def _nested_backend() -> Any:
     return plan[min(around.depth, len(plan)) - 1]
 
 
+def _accept_seed(options: dict[str, Any]) -> None:
+    """Check a seed that no file could hold, such as a `SeedSequence`, here; settings take what it becomes."""
+    seed = options.get("seed")
+    if seed is not None:
+        checked = as_seed(seed)
+        options["seed"] = seed if type(seed) is int else checked
+
+
 def _check_callable(fn: object) -> None:
     if not callable(fn):
-        raise TypeError(f"a callable is needed, and {reprlib.repr(fn)} ({type(fn).__qualname__}) is none")
+        raise TypeError(f"a function is needed, and {reprlib.repr(fn)} ({type(fn).__qualname__}) cannot be called")
 
 
 def _check_count(name: str, value: object) -> None:

@@ -408,6 +408,6 @@ class Map:
 
     def _report_random(self) -> None:
         if self._random_used:
-            from anypool._seeds import warn_undeclared
+            from anypool._seeds_watch import warn_undeclared
 
             warn_undeclared(self._random_used)

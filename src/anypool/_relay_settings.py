@@ -23,7 +23,7 @@ class RelaySettings:
     ----------
     stdout, stderr, warnings, logging : "relay", "live" or "off"
         "relay": captured, and replayed by the caller when the result is delivered. "live": passed on at once,
-        where it runs; nothing is captured. "off": left to the backend, whatever it does with it. This module
+        where it runs; nothing is captured. "off": left to the backend, whatever it does with it. The relay
         treats the last two alike; a pool that would redirect or close its workers' streams must not do so
         for "live".
     exclusive : bool

@@ -33,6 +33,7 @@ class _Warm:
     size: int
     traits: Traits
     users: int = 0
+    has_failed: bool = False
     timer: threading.Timer | None = field(default=None, repr=False)
 
 
@@ -76,6 +77,9 @@ class Leased:
     def _forget(self, future: Future[Any]) -> None:
         with self._own_lock:
             self._outstanding.discard(future)
+        pool = self._pool
+        if pool is not None and not future.cancelled() and future.exception() is not None:
+            pool.has_failed = True  # its own trouble, as no call of a user's raises here: nobody else shall lease it
 
     def stop(self, *, cancel: bool) -> None:
         """Give the lease back; with `cancel`, end the calls of this executor first, and no others."""
@@ -104,7 +108,7 @@ def _lease(choice: Backend) -> _Warm:
         _forget_in_child()
         pools = _warm.setdefault(key, [])
         for pool in pools:
-            if wanted in (None, pool.size):
+            if wanted in (None, pool.size) and not pool.has_failed:
                 return _taken(pool)
         # One of another size that nobody uses makes room for one of this size.
         outgrown = [pool for pool in pools if not pool.users]
@@ -137,16 +141,22 @@ def _give_back(pool: _Warm) -> None:
         pool.users -= 1
         if pool.users or pool not in _warm.get(pool.key, ()):
             return
-        pool.timer = threading.Timer(IDLE_SECONDS, _end_if_idle, args=(pool,))
-        pool.timer.daemon = True
-        pool.timer.name = "anypool-idle"
-        _close_at_exit()
-        try:
-            pool.timer.start()
+        if not pool.has_failed and _keep_for_a_while(pool):
             return
-        except RuntimeError:  # the interpreter is ending, and starts no thread any more
-            _warm[pool.key].remove(pool)
+        _warm[pool.key].remove(pool)
     pool.backend.stop(cancel=False)
+
+
+def _keep_for_a_while(pool: _Warm) -> bool:
+    pool.timer = threading.Timer(IDLE_SECONDS, _end_if_idle, args=(pool,))
+    pool.timer.daemon = True
+    pool.timer.name = "anypool-idle"
+    _close_at_exit()
+    try:
+        pool.timer.start()
+    except RuntimeError:  # the interpreter is ending, and starts no thread any more
+        return False
+    return True
 
 
 def _close_at_exit() -> None:

@@ -67,7 +67,7 @@ def warn_undeclared(names: Iterable[str]) -> None:
     """
     used = " and ".join(sorted(names))
     warnings.warn(
-        f"calls drew numbers from the global generator of {used}, but the map had no seed=: the results "
+        f"calls drew numbers from the global generator of {used}, but there was no seed=: the results "
         "differ from run to run, and workers may repeat each other's numbers. Pass seed= (any integer), "
         "which seeds each item's own; anypool.rng() in a call is safer still",
         RuntimeWarning,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from typing import Literal
+
+from anypool._seeds import Seed
 
 __all__ = ["GENERAL", "POSITIVE", "SETTINGS", "Settings"]
 
@@ -14,15 +17,16 @@ class Settings:
 
     Parameters
     ----------
-    relay : bool
-        Bring prints, warnings and log records of a call home, and replay them in input order.
+    relay : bool, "relay", "live", "off" or mapping
+        Bring prints, warnings and log records of a call home, and replay them in input order. A mapping says it for
+        each of ``"stdout"``, ``"stderr"``, ``"warnings"``, ``"logging"``: "live" passes it on where it runs.
     initializer : callable or None
         Run once on each worker, before its first call; in configuration ``"module:function"``.
     initargs : tuple
         The positional arguments of `initializer`.
-    seed : int or None
-        Item *i* draws from ``SeedSequence(seed, spawn_key=(i,))``. None declares no use of
-        random numbers.
+    seed : int, Seed or None
+        Item *i* of a map, and the *i*-th submitted call, draws from ``SeedSequence(seed, spawn_key=(i,))``. Sequences
+        of int and `numpy.random.SeedSequence` are taken too. None declares no use of random numbers.
     chunksize : int or None
         Items sent to a worker at a time, >= 1. None adapts it to how long the calls take.
     buffersize : int or None
@@ -39,10 +43,10 @@ class Settings:
         every depth below it. ``("serial",)`` because a pool inside a pool is rarely meant.
     """
 
-    relay: bool = True
+    relay: bool | Literal["relay", "live", "off"] | Mapping[str, str] = True
     initializer: Callable[..., object] | None = None
     initargs: tuple[object, ...] = ()
-    seed: int | None = None
+    seed: int | Seed | None = None
     chunksize: int | None = None
     buffersize: int | None = None
     timeout: float | None = None

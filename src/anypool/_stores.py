@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pickle import PickleBuffer
 from typing import TYPE_CHECKING
 
-from anypool._segments import Cache, Segments
+from anypool._segments_cache import Cache
+from anypool._segments_owner import Segments
 
 if TYPE_CHECKING:
     from anypool._segments import Ref

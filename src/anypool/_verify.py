@@ -23,7 +23,8 @@ from anypool._compare import choose_backends
 from anypool._executor import PoolExecutor, get_executor
 from anypool._identity import first_difference, short
 from anypool._relay import Capture, RelaySettings
-from anypool._seeds import Seed, as_seed, enter_call, seed_globals
+from anypool._seeds import Seed, as_seed, enter_call
+from anypool._seeds_globals import seed_globals
 from anypool._watch import Watched
 from anypool.errors import BackendError, ConfigError, NotPortable, SendError, WorkerLost
 

@@ -21,7 +21,7 @@ from typing import Any, Literal, TypeAlias
 
 from anypool import _wire
 from anypool._identity import first_difference, short
-from anypool._seeds import GlobalWatch
+from anypool._seeds_watch import GlobalWatch
 from anypool.errors import SendError
 
 __all__ = ["Touch", "Watched"]

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from anypool.errors import SendError
 
 if TYPE_CHECKING:
-    from anypool._segments import Claimed, Ref
+    from anypool._segments import Ref
+    from anypool._segments_reader import Claimed
 
 PROTOCOL = 5
 
@@ -32,7 +33,8 @@ PROTOCOL = 5
 # a chunk be pickled as one, which costs 0.03 instead of 0.4 microseconds an item (benchmarks/wire.py).
 _IMMUTABLE_AND_SMALL = frozenset({int, float, complex, bool, str, type(None)})
 _IMMUTABLE_OR_TUPLE = _IMMUTABLE_AND_SMALL | {bytes, tuple}
-# From this size on a buffer travels beside its pickle, where it can (benchmarks/segments.py).
+# From this size on a buffer travels beside its pickle, where it can. `_segments.THRESHOLD` once more, which is
+# loaded with the first large buffer only.
 _LARGE = 256 * 1024
 
 # How deep, and among how many parts, the search for the part that cannot be sent goes.
@@ -134,7 +136,7 @@ def loads(parcel: Parcel) -> Any:
             return pickle.loads(parcel)
         data, refs = parcel
         if type(refs) is list:
-            from anypool._segments import claim
+            from anypool._segments_reader import claim
 
             refs = claim(refs)
         return pickle.loads(data, buffers=refs.open())  # type: ignore[union-attr, arg-type]
@@ -176,7 +178,7 @@ def claim_column(column: Column) -> None:
     """
     for index, parcel in enumerate(column.each or ()):
         if type(parcel) is tuple and type(parcel[1]) is list:
-            from anypool._segments import claim
+            from anypool._segments_reader import claim
 
             assert column.each is not None
             try:

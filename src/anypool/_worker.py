@@ -33,8 +33,9 @@ if TYPE_CHECKING:
     from anypool._context_snapshot import ContextSnapshot
     from anypool._relay import Capture
     from anypool._relay_settings import RelaySettings
-    from anypool._seeds import GlobalWatch, Seed
-    from anypool._segments import Segments
+    from anypool._seeds import Seed
+    from anypool._seeds_watch import GlobalWatch
+    from anypool._segments_owner import Segments
     from anypool._wire import Parcel, Store
 
 __all__ = ["Envelope", "Initializer", "Job", "Reply", "Worker", "current_worker", "run"]
@@ -282,10 +283,16 @@ def _enter_randomness(
         context.run(_seeds.enter_call, None, 0)
         if job.style == "call" or not _globals_are_the_calls_own(job.around):
             return call, None
-        watch = _seeds.GlobalWatch()
+        from anypool._seeds_watch import GlobalWatch
+
+        watch = GlobalWatch()
         watch.start()
         return call, watch
-    seeds = stack.enter_context(_seeds.GlobalSeeds(seed)) if job.around.exclusive else None
+    seeds = None
+    if job.around.exclusive:
+        from anypool._seeds_globals import GlobalSeeds
+
+        seeds = stack.enter_context(GlobalSeeds(seed))
 
     def seeded(item: Any) -> Any:
         index = start + position()
@@ -360,7 +367,7 @@ class _ThreadState(threading.local):
     def __init__(self) -> None:
         self.around: dict[str, Surroundings] = {}
         self.functions: dict[str | bytes, Callable[..., Any]] = {}
-        self.large_functions: dict[str, Callable[..., Any]] = {}
+        self.large_functions: dict[str | bytes, Callable[..., Any]] = {}
         self.initialized: dict[str, BaseException | None] = {}
 
 
@@ -511,7 +518,7 @@ def _results() -> Segments:
     """Where this worker keeps large results until the caller has read them."""
     global _segments
     if _segments is None:
-        from anypool._segments import Segments
+        from anypool._segments_owner import Segments
 
         _segments = Segments()
     return _segments
@@ -524,7 +531,7 @@ def claim_reply(packed: Any) -> None:
 
 
 def _pack_reply(reply: Reply, store: Store | None = None) -> tuple[Any, ...]:
-    from anypool._raised import pack as pack_raised
+    from anypool._raised_pack import pack as pack_raised
 
     unsendable: dict[int, SendError] = {}
 
@@ -533,19 +540,19 @@ def _pack_reply(reply: Reply, store: Store | None = None) -> tuple[Any, ...]:
         return _wire.refusal(why)
 
     column = _wire.pack_column(reply.values, refuse, store)
-    errors = {offset: pack_raised(exc, _wire.dumps, hide=()) for offset, exc in {**reply.errors, **unsendable}.items()}
+    errors = {offset: pack_raised(exc, _wire.dumps) for offset, exc in {**reply.errors, **unsendable}.items()}
     for exc in reply.errors.values():
         exc.__traceback__ = None  # frees the frames, and what they hold, before the next chunk
     worker = reply.worker
     fields = (worker.backend, worker.host, worker.pid, worker.thread)
-    broken = None if reply.broken is None else pack_raised(reply.broken, _wire.dumps, hide=())
+    broken = None if reply.broken is None else pack_raised(reply.broken, _wire.dumps)
     used = tuple(reply.random_used)
     return ((column.whole, column.each), errors, reply.events, reply.seconds, fields, used, broken)
 
 
 def unpack_reply(packed: tuple[Any, ...]) -> Reply:
     """The reply in `packed`; a value that cannot be rebuilt here becomes the `SendError` of its item."""
-    from anypool._raised import unpack as unpack_raised
+    from anypool._raised_unpack import unpack as unpack_raised
 
     column, raised, events, seconds, fields, used, broken = packed
     errors: dict[int, BaseException] = {offset: unpack_raised(each, _wire.loads) for offset, each in raised.items()}

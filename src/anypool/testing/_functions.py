@@ -186,9 +186,9 @@ class FunctionsTests(SubjectFixtures):
 
     @needs("checked_arguments")
     def test_what_is_not_callable_is_refused_at_once(self, executor: Any) -> None:
-        with pytest.raises(TypeError, match="function"):
+        with pytest.raises(TypeError, match="callable"):
             executor.submit(3)
-        with pytest.raises(TypeError, match="function"):
+        with pytest.raises(TypeError, match="callable"):
             executor.map("abs", [1])
 
     @needs("any_function", "configuration")
