@@ -24,8 +24,8 @@ __all__ = ["ForeignExecutor", "Outstanding", "RenewingPool", "settle", "size_of"
 
 _F = TypeVar("_F", bound="Future[Any]")
 
-_FEEDER_ENDS_WITHIN = 5.0
-"""Seconds. The thread ends when its pipe is closed, in milliseconds; a bound, so that `stop` never hangs on it."""
+_ENDS_WITHIN = 5.0
+"""Seconds. What loky's threads are waited for takes them milliseconds; a bound, so that `stop` never hangs on it."""
 
 
 class Outstanding:
@@ -119,11 +119,44 @@ class RenewingPool:
             pools, self._retired = [*self._retired, self._pool], []
             self._pool = None
         for pool in filter(None, pools):
-            # After kill_workers loky leaves the thread that feeds its queue to end when it likes.
-            feeder = getattr(getattr(pool, "_call_queue", None), "_thread", None)
+            if cancel:
+                _cancel_pending(pool)
+            queue = getattr(pool, "_call_queue", None)  # `shutdown` forgets it
             pool.shutdown(wait=True, kill_workers=cancel)
-            if feeder is not None:
-                feeder.join(_FEEDER_ENDS_WITHIN)
+            _close(queue)
+
+
+def _cancel_pending(pool: Any) -> None:
+    """Cancel what `pool` has not handed to its workers, and wait until it took note.
+
+    Its `shutdown(kill_workers=True)` must find nothing of it: it would give an error to each call that has not
+    begun, which fails for one that was cancelled, and up to loky 3.5, which joblib brings, it forgets such calls but
+    not their numbers, and fails at the next number. Either way its managing thread dies with all that it holds. It
+    takes note as long as its queue has room, which is for one call more than the core sends: 2 for each worker.
+    """
+    items: dict[Any, Any] = getattr(pool, "_pending_work_items", {})
+    futures = [each.future for each in items.copy().values()]
+    wait([future for future in futures if future.cancel()], _ENDS_WITHIN)
+
+
+def _close(queue: Any) -> None:
+    """End the thread that feeds `queue` of a pool that was shut down, and close the pipe that it writes to.
+
+    loky leaves the thread to end when it likes, which is never where it writes more than a pipe holds to workers that
+    were killed. The reading end is this process's too, and nobody reads it; when it is closed, the write fails, which
+    loky expects. It closes the other end only if the thread ends in peace.
+    """
+    ends = [getattr(queue, name, None) for name in ("_reader", "_writer")]
+    if None in ends:
+        return
+    reader, writer = ends
+    reader.close()
+    feeder: threading.Thread | None = getattr(queue, "_thread", None)
+    if feeder is not None:
+        feeder.join(_ENDS_WITHIN)
+        if feeder.is_alive():  # it pickles something long, and would write to whatever gets the number of the pipe
+            return
+    writer.close()
 
 
 def stop_unused_trackers() -> None:

@@ -2,7 +2,7 @@
 
 Three rules make the transcript independent of workers and chunks.
 
-1. The caller's filters hold on the worker (`_context_process` sees to it), so "error" raises inside the call and
+1. The caller's filters hold on the worker (see `_context_process`), so "error" raises inside the call and
    "ignore" costs nothing.
 2. `warnings` remembers what it has shown ("default", "once", "module") *before* it shows it. A captured
    warning has not been shown yet, so its mark is taken back at once: each occurrence is captured.

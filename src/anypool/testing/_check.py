@@ -28,6 +28,7 @@ from anypool.testing._clauses import CLAUSES
 __all__ = ["Checked", "TestOutcome", "check_executor"]
 
 _LIMIT = 60.0
+_STARTS_WITHIN = 60.0
 _STEP = 0.05
 _FAILED = ("failed", "hang")
 
@@ -199,16 +200,22 @@ class _Run:
 
     def _watch(self, process: subprocess.Popen[bytes]) -> bool:
         """Return True when the process has ended, False when it has written nothing for too long."""
-        size, since = -1, time.monotonic()
+        size, since = self._journal_size(), time.monotonic()
+        limit = max(self._limit, _STARTS_WITHIN)  # until the first line: the libraries are being imported
         while process.poll() is None:
-            with suppress(FileNotFoundError):  # it has not begun
-                now = self._journal.stat().st_size
-                if now != size:
-                    size, since = now, time.monotonic()
-            if time.monotonic() - since > self._limit:
+            now = self._journal_size()
+            if now != size:
+                size, since, limit = now, time.monotonic(), self._limit
+            if time.monotonic() - since > limit:
                 return False
             time.sleep(_STEP)
         return True
+
+    def _journal_size(self) -> int:
+        try:
+            return self._journal.stat().st_size
+        except FileNotFoundError:  # no test has begun
+            return 0
 
     def _note_how_it_ended(self, ended: bool, code: int | None) -> bool:
         import json
