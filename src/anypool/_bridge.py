@@ -130,9 +130,9 @@ def _cancel_pending(pool: Any) -> None:
     """Cancel what `pool` has not handed to its workers, and wait until it took note.
 
     Its `shutdown(kill_workers=True)` must find nothing of it: it would give an error to each call that has not
-    begun, which fails for one that was cancelled, and up to loky 3.5, which joblib brings, it forgets such calls but
-    not their numbers, and fails at the next number. Either way its managing thread dies with all that it holds. It
-    takes note as long as its queue has room, which is for one call more than the core sends: 2 for each worker.
+    begun, which fails for one that was cancelled; and before loky 3.7 (joblib 1.6 brings 3.6) it forgets such calls
+    but not their numbers, and fails at the next number. Either way its managing thread dies with all that it holds.
+    It takes note as long as its queue has room, which is for one call more than the core sends: 2 for each worker.
     """
     items: dict[Any, Any] = getattr(pool, "_pending_work_items", {})
     futures = [each.future for each in items.copy().values()]
