@@ -70,6 +70,9 @@ _segments_owner       L2  which segments an owner has, and which are free again
 _segments_cache       L2  buffers that are sent again and again, stored once
 _functions            L2  functions of __main__ that need to be pickled only once
 _wire                 L2  what travels: pickling that names what could not be sent
+_envelope             L2  what goes to a worker and what comes back, as objects
+_current              L2  which call this is, and who runs it
+_packing              L2  envelopes and replies as plain tuples of bytes
 _worker               L2  all that ever runs on a worker
 backend               L3  the contract for authors of backends
 _bridge               L3  from executors of the stdlib's kind to the contract

@@ -15,8 +15,8 @@ _HOMES = {
     "Settings": "_settings",
     "Backend": "backend",
     "Traits": "backend",
-    "Worker": "_worker",
-    "current_worker": "_worker",
+    "Worker": "_envelope",
+    "current_worker": "_current",
     "explain": "_config",
     "use": "_config",
     "backend_names": "_registry",
@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from anypool._config import use as use
     from anypool._context_extensions import register_context as register_context
     from anypool._cpus import available_cpus as available_cpus
+    from anypool._current import current_worker as current_worker
+    from anypool._envelope import Worker as Worker
     from anypool._executor import Executor as Executor
     from anypool._executor import PoolExecutor as PoolExecutor
     from anypool._executor import get_executor as get_executor
@@ -68,8 +70,6 @@ if TYPE_CHECKING:
     from anypool._verify import Finding as Finding
     from anypool._verify import Verification as Verification
     from anypool._verify import verify as verify
-    from anypool._worker import Worker as Worker
-    from anypool._worker import current_worker as current_worker
     from anypool.backend import Backend as Backend
     from anypool.backend import Traits as Traits
     from anypool.errors import AnypoolError as AnypoolError

@@ -22,6 +22,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from anypool import _worker
+from anypool._packing import claim_reply
 from anypool.errors import AnypoolError, BackendError, ExecutorClosed, InitializerFailed, StartError, WorkerLost
 
 if TYPE_CHECKING:
@@ -368,7 +369,7 @@ class Dispatcher:
                 task.deliver(None, self._own_error(error))
             else:
                 reply = native.result()
-                _worker.claim_reply(reply)
+                claim_reply(reply)
                 task.deliver(reply, None)
         finally:
             task.free()

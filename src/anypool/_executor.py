@@ -12,9 +12,11 @@ from concurrent.futures import Future
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast, final, runtime_checkable
 
-from anypool import _config, _wire, _worker
+from anypool import _config, _packing, _wire
 from anypool._context import capture_context
+from anypool._current import running
 from anypool._dispatch import Dispatcher
+from anypool._envelope import Envelope, Initializer, Job, Reply, Surroundings
 from anypool._futures import CallFuture, CallTask, Shelf
 from anypool._inner_threads import DEFAULT_INNER_THREADS
 from anypool._map import Map
@@ -22,7 +24,6 @@ from anypool._relay_settings import RelaySettings
 from anypool._seeds import as_seed
 from anypool._settings import Settings
 from anypool._stores import Outbox
-from anypool._worker import Initializer, Job, Reply, Surroundings
 from anypool.errors import ConfigError, SendError
 
 if TYPE_CHECKING:
@@ -169,12 +170,12 @@ class PoolExecutor(_StdlibExecutor):
             future.set_exception(exc)
             return future
         if traits.shares_memory:
-            payload = _worker.Envelope(job, index, (call,), 1)
+            payload = Envelope(job, index, (call,), 1)
         else:
             stores = self._dispatcher.stores
             outbox = Outbox(stores) if stores else None
             store = outbox.store if outbox else None
-            payload = _worker.pack(job, self._packed(job.around), index, (call,), None, store)
+            payload = _packing.pack(job, self._packed(job.around), index, (call,), None, store)
         self._dispatcher.submit(CallTask(payload, outbox, job, self._dispatcher, future, self._shelf, annotate))
         return future
 
@@ -312,7 +313,7 @@ class PoolExecutor(_StdlibExecutor):
     def _surroundings(self, traits: Traits) -> Surroundings:
         """What is the same for all calls while nothing changes around them; then the same object again."""
         context = capture_context(dumps=_wire.dumps, shares_memory=traits.shares_memory)
-        parent = _worker.running.get()
+        parent = running.get()
         depth = 1 + (parent.job.around.depth if parent else 0)
         last = self._around
         if last is not None and last.context is context and last.depth == depth:
@@ -346,7 +347,7 @@ class PoolExecutor(_StdlibExecutor):
     def _packed(self, around: Surroundings) -> bytes:
         last = self._packed_around
         if last is None or last[0] is not around:
-            self._packed_around = last = (around, _worker.pack_surroundings(around))
+            self._packed_around = last = (around, _packing.pack_surroundings(around))
         return last[1]
 
     def _initializer(self, settings: Settings, traits: Traits) -> Initializer | bytes | None:
@@ -491,7 +492,7 @@ def _options(backend: Backend) -> dict[str, Any]:
 
 def _nested_backend() -> Any:
     """Inside a call, the backend for one level deeper; None outside."""
-    now = _worker.running.get()
+    now = running.get()
     if now is None:
         return None
     around = now.job.around
@@ -509,7 +510,7 @@ def _accept_seed(options: dict[str, Any]) -> None:
 
 def _check_callable(fn: object) -> None:
     if not callable(fn):
-        raise TypeError(f"a function is needed, and {reprlib.repr(fn)} ({type(fn).__qualname__}) cannot be called")
+        raise TypeError(f"a function is needed: {reprlib.repr(fn)} ({type(fn).__qualname__}) is not callable")
 
 
 def _check_count(name: str, value: object) -> None:

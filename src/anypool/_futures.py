@@ -7,14 +7,14 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from anypool import _worker
+from anypool import _packing
 from anypool._dispatch import Dispatcher, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from anypool._envelope import Job, Reply
     from anypool._stores import Outbox
-    from anypool._worker import Job, Reply
 
 
 class Output:
@@ -160,7 +160,7 @@ class CallTask(Task):
         if error is not None:
             future.set_exception(error)
             return
-        reply = _worker.unpack_reply(packed) if type(packed) is tuple else packed
+        reply = _packing.unpack_reply(packed) if type(packed) is tuple else packed
         if reply.broken is not None:
             future.set_exception(self.dispatcher.fail_initializer(reply.broken))
             return

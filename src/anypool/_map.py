@@ -20,12 +20,13 @@ from queue import Empty, SimpleQueue
 from time import monotonic, perf_counter
 from typing import Any, Literal
 
-from anypool import _worker
+from anypool import _packing
 from anypool._chunks import ChunkSizes, Plan, read
+from anypool._current import current_worker
 from anypool._dispatch import Dispatcher, Task
+from anypool._envelope import Envelope, Job, Reply
 from anypool._flow import Flow
 from anypool._stores import Outbox
-from anypool._worker import Job, Reply
 from anypool.errors import ExecutorClosed
 
 # Without `buffersize`: enough that a slow first item does not leave the other workers idle for want of room,
@@ -355,12 +356,12 @@ class Map:
         payload: Any
         outbox = None
         if self._around_bytes is None:
-            payload = _worker.Envelope(self._job, start, items, len(items), plan.budget, plan.look_every)
+            payload = Envelope(self._job, start, items, len(items), plan.budget, plan.look_every)
         else:
             stores = self._dispatcher.stores
             outbox = Outbox(stores) if stores else None
             store = outbox.store if outbox else None
-            payload = _worker.pack(self._job, self._around_bytes, start, items, plan, store)
+            payload = _packing.pack(self._job, self._around_bytes, start, items, plan, store)
         task = ChunkTask(payload, outbox, start, items, self._arrivals)
         self._out.add(task)
         self._flow.sent(start, len(items))
@@ -377,9 +378,9 @@ class Map:
             self._flow.answered(task.start, 0, None)
             return
         if error is not None:
-            reply = Reply([None], {0: error}, [], 0.0, _worker.current_worker())
+            reply = Reply([None], {0: error}, [], 0.0, current_worker())
         else:
-            reply = _worker.unpack_reply(packed) if type(packed) is tuple else packed
+            reply = _packing.unpack_reply(packed) if type(packed) is tuple else packed
         if reply.broken is not None:
             reply.values, reply.errors = [None], {0: self._dispatcher.fail_initializer(reply.broken)}
         done = len(reply.values)

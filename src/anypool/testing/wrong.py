@@ -15,8 +15,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from anypool import _worker
-from anypool._worker import Envelope, Reply
+from anypool import _packing, _worker
+from anypool._envelope import Envelope, Reply
 from anypool.backend import Traits
 from anypool.backends.threads import Threads
 
@@ -339,11 +339,11 @@ class SharesArguments(Right):
 
     def _run(self, both: tuple[Call, Any]) -> Any:
         _, payload = both
-        envelope = _worker._unpack(payload)
+        envelope = _packing.unpack(payload)
         copies: dict[str, Any] = {}
         items = [copies.setdefault(repr(item), item) for item in envelope.items]
         reply = _worker._run(dataclasses.replace(envelope, items=items))
-        return _worker._pack_reply(reply)
+        return _packing.pack_reply(reply, payload)
 
 
 class LosesOutput(Right):

@@ -1,0 +1,54 @@
+"""Which call this is, and who runs it."""
+
+from __future__ import annotations
+
+import contextvars
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from anypool._envelope import Job, Worker
+
+__all__ = ["Running", "current_worker", "running", "this_worker"]
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """The chunk that this context is a part of; `position` gives the offset of the current item."""
+
+    job: Job
+    start: int
+    position: Callable[[], int]
+
+
+running: contextvars.ContextVar[Running | None] = contextvars.ContextVar("anypool_running", default=None)
+
+
+def current_worker() -> Worker:
+    """The worker that runs this call; outside any call, this process and thread with no backend.
+
+    Examples
+    --------
+    >>> import anypool
+    >>> anypool.current_worker().backend
+    ''
+    >>> with anypool.get_executor("serial") as ex:
+    ...     ex.submit(lambda: anypool.current_worker().backend).result()
+    'serial'
+    """
+    now = running.get()
+    return this_worker(now.job.around.backend if now else "")
+
+
+_host: str | None = None
+
+
+def this_worker(backend: str) -> Worker:
+    """This process and thread, as a worker of `backend`."""
+    global _host
+    if _host is None:  # a system call and a quarter of a millisecond; a process does not change its host
+        import socket
+
+        _host = socket.gethostname()
+    return Worker(backend, _host, os.getpid(), threading.current_thread().name)

@@ -1,0 +1,143 @@
+"""What goes to a worker and what comes back, as objects: job, envelope, reply.
+
+A reply is columnar, one list of values and sparse errors and events, not an object an item: measured, 1.5 against
+11 microseconds an item.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from anypool._context_snapshot import ContextSnapshot
+    from anypool._relay_settings import RelaySettings
+    from anypool._seeds import Seed
+    from anypool._wire import Parcel
+
+__all__ = ["Envelope", "Initializer", "Job", "Reply", "Surroundings", "Worker"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Initializer:
+    """`fn(*args)`, to run once on each worker, before its first call. `key` is unique to the executor."""
+
+    key: str
+    fn: Callable[..., object]
+    args: tuple[Any, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Surroundings:
+    """What is the same for all calls of an executor, while nothing around them changes.
+
+    Parameters
+    ----------
+    key : str
+        Unique; a worker thread unpacks the surroundings once under it.
+    backend : str
+        Name of the backend, for `current_worker` and notes.
+    exclusive, in_caller : bool
+        The process runs one call at a time; it is the caller's own.
+    depth : int
+        How many executors deep the call runs: 1 for one of the main program.
+    nested : tuple
+        The backends for the levels below; empty: serial.
+    initializer : Initializer or bytes, optional
+        Packed on its way to a worker that shares no memory.
+    seed, inner_threads, context, relay : optional
+        See `_seeds`, `_inner_threads`, `_context`, `_relay`.
+    """
+
+    key: str
+    backend: str
+    exclusive: bool = True
+    in_caller: bool = False
+    depth: int = 1
+    nested: tuple[Any, ...] = ()
+    initializer: Initializer | bytes | None = None
+    seed: Seed | None = None
+    inner_threads: int | None = None
+    context: ContextSnapshot | None = None
+    relay: RelaySettings | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Job:
+    """What is the same for all chunks of a map, or for one submitted call.
+
+    Parameters
+    ----------
+    key : str
+        Unique; a worker thread unpacks the function once under it.
+    fn : callable or parcel
+        The user's function; packed on its way to a worker that shares no memory.
+    style : {"one", "star", "call"}
+        ``fn(item)``, ``fn(*item)`` or ``fn(*item[0], **item[1])``.
+    keep_going : bool
+        Run the items after one that failed.
+    around : Surroundings
+        What does not depend on the function.
+    """
+
+    key: str
+    fn: Callable[..., Any] | Parcel
+    style: Literal["one", "star", "call"]
+    keep_going: bool
+    around: Surroundings
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """One chunk on its way: the job, the index of its first item, its items, and how patient to be."""
+
+    job: Job
+    start: int
+    items: Iterable[Any]
+    length: int
+    budget: float | None = None
+    look_every: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """Who runs a call: backend, host, process and thread.
+
+    Attributes
+    ----------
+    backend : str
+        Name of the backend; ``""`` outside any call.
+    host : str
+        Host name.
+    pid : int
+        Process id.
+    thread : str
+        Name of the thread.
+    """
+
+    backend: str
+    host: str
+    pid: int
+    thread: str
+
+    def __str__(self) -> str:
+        backend = f"{self.backend!r} " if self.backend else ""
+        return f"{backend}pid {self.pid} on {self.host}, thread {self.thread}"
+
+
+@dataclass(slots=True)
+class Reply:
+    """What came of one chunk. Fewer values than items: the rest was not begun.
+
+    `values` has None in the place of a call that raised; `errors` has its exception by offset; `events`
+    is the relayed output, each with its offset; `seconds` is the time that the calls took.
+    """
+
+    values: list[Any]
+    errors: dict[int, BaseException]
+    events: list[Any]
+    seconds: float
+    worker: Worker
+    random_used: Collection[str] = ()
+    broken: BaseException | None = None

@@ -1,0 +1,198 @@
+"""Envelopes and replies as plain tuples of bytes, for workers that do not share the caller's memory.
+
+::
+
+    envelope: (backend, inner threads, surroundings key and bytes, job key, fn, style, keep_going,
+               start, column, length, budget, look_every, whether large buffers may stay in this machine's memory)
+    reply:    (column, {offset: Raised}, events, seconds, worker fields, random_used, Raised or None)
+
+Any native pool's pickler takes bytes, str and numbers, and none looks inside.
+"""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from types import FunctionType
+from typing import TYPE_CHECKING, Any
+
+from anypool import _wire
+from anypool._envelope import Envelope, Job, Reply, Surroundings, Worker
+from anypool.errors import SendError
+
+if TYPE_CHECKING:
+    from anypool._chunks import Plan
+    from anypool._segments_owner import Segments
+    from anypool._wire import Store
+
+__all__ = ["claim_reply", "inner_threads_of", "pack", "pack_reply", "pack_surroundings", "unpack", "unpack_reply"]
+
+_KEPT = 32
+_SMALL_FUNCTION = 65_536
+_LARGE_KEPT = 2  # a worker must not hold the data of every map that it ever took part in
+
+
+def pack_surroundings(around: Surroundings) -> bytes:
+    """`around`, whose initializer is packed, as bytes."""
+    return pickle.dumps(around, _wire.PROTOCOL)
+
+
+def pack(
+    job: Job,
+    around_bytes: bytes,
+    start: int,
+    items: Sequence[Any],
+    plan: Plan | None = None,
+    store: Store | None = None,
+) -> tuple[Any, ...]:
+    """An envelope as a tuple of bytes; an item that cannot be sent will raise `SendError` in its place.
+
+    With `store`, large buffers go into it, and those of the reply may come back likewise.
+    """
+
+    def refuse(offset: int, why: SendError) -> bytes:
+        if job.style == "call":
+            return _wire.refusal(_wire.explain_call(*items[offset]) or why)
+        return _wire.refusal(SendError(f"the argument of item {start + offset}: {why}"))
+
+    column = _wire.pack_column(items, refuse, store)
+    budget, look_every = (plan.budget, plan.look_every) if plan else (None, 1)
+    around = job.around
+    own_process = around.exclusive and not around.in_caller
+    return (
+        around.backend,
+        around.inner_threads if own_process else None,
+        around.key,
+        around_bytes,
+        job.key,
+        job.fn,
+        job.style,
+        job.keep_going,
+        start,
+        (column.whole, column.each),
+        len(items),
+        budget,
+        look_every,
+        store is not None,
+    )
+
+
+class _Unpacked(threading.local):
+    """What a worker thread has unpacked. By thread, so that two of a pool that isolates calls share no function."""
+
+    def __init__(self) -> None:
+        self.around: dict[str, Surroundings] = {}
+        self.functions: dict[str | bytes, Callable[..., Any]] = {}
+        self.large_functions: dict[str | bytes, Callable[..., Any]] = {}
+
+
+_unpacked = _Unpacked()
+
+
+def inner_threads_of(packed: tuple[Any, ...]) -> int | None:
+    """How many threads BLAS may use, where the process is the pool's own; to be set before anything is unpacked."""
+    threads: int | None = packed[1]
+    return threads
+
+
+def unpack(packed: tuple[Any, ...]) -> Envelope:
+    """The envelope in `packed`.
+
+    Raises
+    ------
+    SendError
+        The function, or the initializer, cannot be rebuilt here.
+    """
+    _, _, around_key, around_bytes, key, fn_bytes, style, keep_going, start, column, *plan = packed
+    around = _unpacked.around.get(around_key)
+    if around is None:
+        around = _keep(_unpacked.around, around_key, _unpack_surroundings(around_bytes), _KEPT)
+    # A map's function is unpacked once. So is a plain function that is submitted again and again; but not what holds
+    # data, a partial or a bound method, of which each submitted call gets its own.
+    known_as = fn_bytes if style == "call" and type(fn_bytes) is bytes else key
+    is_small = type(fn_bytes) is bytes and len(fn_bytes) < _SMALL_FUNCTION
+    functions = _unpacked.functions if is_small else _unpacked.large_functions
+    fn = functions.get(known_as)
+    if fn is None:
+        fn = _wire.loads(fn_bytes)
+        if style != "call" or (is_small and type(fn) is FunctionType):
+            _keep(functions, known_as, fn, _KEPT if is_small else _LARGE_KEPT)
+    job = Job(key=key, fn=fn, style=style, keep_going=keep_going, around=around)
+    length, budget, look_every, _ = plan
+    return Envelope(job, start, _wire.unpack_column(_wire.Column(*column)), length, budget, look_every)
+
+
+def _unpack_surroundings(data: bytes) -> Surroundings:
+    around: Surroundings = pickle.loads(data)
+    if isinstance(around.initializer, bytes):
+        return replace(around, initializer=_wire.loads(around.initializer))
+    return around
+
+
+def _keep(kept: dict[Any, Any], key: Any, value: Any, at_most: int) -> Any:
+    while len(kept) >= at_most:
+        kept.pop(next(iter(kept)))
+    kept[key] = value
+    return value
+
+
+_segments: Segments | None = None  # of this process, as its pages are; used again from chunk to chunk
+
+
+def _results() -> Segments:
+    """Where this worker keeps large results until the caller has read them."""
+    global _segments
+    if _segments is None:
+        from anypool._segments_owner import Segments
+
+        _segments = Segments()
+    return _segments
+
+
+def claim_reply(packed: Any) -> None:
+    """Make sure of the large buffers of a reply as soon as it has arrived: its worker may end at any time."""
+    if type(packed) is tuple:
+        _wire.claim_column(_wire.Column(*packed[0]))
+
+
+def pack_reply(reply: Reply, to: tuple[Any, ...]) -> tuple[Any, ...]:
+    """`reply` as a tuple of bytes; `to` is the packed envelope that it answers."""
+    store = _results().store if to[-1] else None
+    from anypool._raised_pack import pack as pack_raised
+
+    unsendable: dict[int, SendError] = {}
+
+    def refuse(offset: int, why: SendError) -> bytes:
+        unsendable[offset] = SendError(f"the result: {why}")
+        return _wire.refusal(why)
+
+    column = _wire.pack_column(reply.values, refuse, store)
+    errors = {offset: pack_raised(exc, _wire.dumps) for offset, exc in {**reply.errors, **unsendable}.items()}
+    for exc in reply.errors.values():
+        exc.__traceback__ = None  # frees the frames, and what they hold, before the next chunk
+    worker = reply.worker
+    fields = (worker.backend, worker.host, worker.pid, worker.thread)
+    broken = None if reply.broken is None else pack_raised(reply.broken, _wire.dumps)
+    used = tuple(reply.random_used)
+    return ((column.whole, column.each), errors, reply.events, reply.seconds, fields, used, broken)
+
+
+def unpack_reply(packed: tuple[Any, ...]) -> Reply:
+    """The reply in `packed`; a value that cannot be rebuilt here becomes the `SendError` of its item."""
+    from anypool._raised_unpack import unpack as unpack_raised
+
+    column, raised, events, seconds, fields, used, broken = packed
+    errors: dict[int, BaseException] = {offset: unpack_raised(each, _wire.loads) for offset, each in raised.items()}
+    values: list[Any] = []
+    rebuilt = iter(_wire.unpack_column(_wire.Column(*column)))
+    while True:
+        try:
+            values.extend(rebuilt)
+            break
+        except SendError as exc:
+            errors.setdefault(len(values), SendError(f"the result {exc}"))
+            values.append(None)
+    failure = None if broken is None else unpack_raised(broken, _wire.loads)
+    return Reply(values, errors, events, seconds, Worker(*fields), used, failure)
