@@ -9,7 +9,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
-from pathlib import Path
 from typing import IO, Any, ClassVar
 
 import pytest
@@ -150,10 +149,6 @@ class TestDaskExternal(ExecutorTests):
                 program.wait(_START_WITHIN)
 
     options: ClassVar[dict[str, Any]] = {}
-
-    @pytest.mark.xfail(reason="a scheduler that is not ours runs what was lost again: its allowed-failures, 3")
-    def test_no_call_runs_again_because_a_worker_was_lost(self, doomed_executor: Any, place: Path) -> None:
-        super().test_no_call_runs_again_because_a_worker_was_lost(doomed_executor, place)
 
 
 class TestStdlibThreads(ExecutorTests):

@@ -146,10 +146,9 @@ def _close(queue: Any) -> None:
     were killed. The reading end is this process's too, and nobody reads it; when it is closed, the write fails, which
     loky expects. It closes the other end only if the thread ends in peace.
     """
-    ends = [getattr(queue, name, None) for name in ("_reader", "_writer")]
-    if None in ends:
+    reader, writer = getattr(queue, "_reader", None), getattr(queue, "_writer", None)
+    if reader is None or writer is None:
         return
-    reader, writer = ends
     reader.close()
     feeder: threading.Thread | None = getattr(queue, "_thread", None)
     if feeder is not None:

@@ -33,6 +33,9 @@ class Traits:
     loses_only_running : bool
         Of a lost worker only the calls that were running on it fail. Where False the native pool
         takes the calls running on other workers down with it.
+    reruns_lost_calls : bool
+        A call whose worker was lost may have been run again by the backend before its loss was
+        reported.
     stops_running_calls : bool
         `stop(cancel=True)`, and `StopsCalls` where offered, end a call that is running.
     starts_processes : bool
@@ -48,6 +51,7 @@ class Traits:
     remote: bool = False
     notices_lost_workers: bool = False
     loses_only_running: bool = False
+    reruns_lost_calls: bool = False
     stops_running_calls: bool = False
     starts_processes: bool = True
     lost: tuple[type[BaseException], ...] = ()

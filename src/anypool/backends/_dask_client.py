@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import logging
-import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from anypool.backends._dask_cluster import CLUSTER_CONFIG, NO_DASHBOARD, ClusterProcess
+from anypool.backends._dask_cluster import ClusterProcess
+from anypool.backends._dask_import import import_distributed
+from anypool.backends._dask_threads import ClusterThreads
 from anypool.errors import ConfigError, StartError, VersionMismatch
 
 __all__ = ["Connection"]
-
-# Clusters started from two threads at once would race in distributed's imports, which are circular.
-_import_lock = threading.Lock()
 
 _START_WITHIN = 60.0
 """Seconds for a local cluster to start: importing distributed on a cold, shared disk takes most of it."""
@@ -55,27 +50,14 @@ class Connection:
         """Start a local cluster in processes of its own."""
         cluster = ClusterProcess(n_workers=n_workers, threads_per_worker=threads_per_worker)
         self._closers.append(lambda kill: cluster.close(kill=kill))
-        _import_distributed()  # while the cluster's process does the same
+        import_distributed()  # while the cluster's process does the same
         self.to_address(cluster.address(timeout=_START_WITHIN))
 
     def to_threads(self, *, n_workers: int, threads_per_worker: int) -> None:
         """Start a local cluster in this process."""
-        import dask
-
-        folder = tempfile.mkdtemp(prefix=f"anypool-dask-{os.getpid()}-")
-        self._closers.append(lambda _: shutil.rmtree(folder, ignore_errors=True))
-        with dask.config.set(CLUSTER_CONFIG):
-            cluster = _import_distributed().LocalCluster(
-                processes=False,
-                n_workers=n_workers,
-                threads_per_worker=threads_per_worker,
-                **NO_DASHBOARD,
-                memory_limit=0,
-                local_directory=folder,
-                silence_logs=logging.CRITICAL,
-            )
+        cluster = ClusterThreads(n_workers=n_workers, threads_per_worker=threads_per_worker)
         self._closers.append(lambda _: cluster.close())
-        self.to_cluster(cluster)
+        self.to_cluster(cluster.native)
 
     def to_class(self, dotted: str, options: Mapping[str, Any], *, n_workers: int | None) -> None:
         """Start the cluster that a class makes; scale it, if told to how many workers.
@@ -85,7 +67,7 @@ class Connection:
         ConfigError
             There is no such class.
         """
-        _import_distributed()
+        import_distributed()
         try:
             made = _named(dotted)
         except ImportError as exc:
@@ -111,7 +93,7 @@ class Connection:
         StartError
             No scheduler answers there in time.
         """
-        distributed = _import_distributed()
+        distributed = import_distributed()
         runner = distributed.utils.LoopRunner()
         runner.start()
         self._closers.append(lambda _: runner.stop())
@@ -124,7 +106,7 @@ class Connection:
     def _new_client(self, target: Any, **options: Any) -> None:
         import dask
 
-        make = _import_distributed().Client
+        make = import_distributed().Client
         # The log of recent messages would keep finished payloads alive.
         with dask.config.set({"distributed.admin.low-level-log-length": 0}):
             client = make(target, timeout=self._timeout, set_as_default=False, **options)
@@ -184,11 +166,6 @@ class Connection:
         with self._closing:
             while self._closers:
                 self._closers.pop()(kill)
-
-
-def _import_distributed() -> Any:
-    with _import_lock:
-        return importlib.import_module("distributed")
 
 
 async def _knock(address: str, timeout: float, security: Any) -> None:

@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import uuid
 from typing import Any
 
 from anypool.errors import StartError
@@ -68,7 +69,8 @@ class ClusterProcess:
     """
 
     def __init__(self, *, n_workers: int, threads_per_worker: int) -> None:
-        self._folder = tempfile.mkdtemp(prefix=f"anypool-dask-{os.getpid()}-")
+        # Made by the other process, which removes it, however this one ends.
+        self._folder = os.path.join(tempfile.gettempdir(), f"anypool-dask-{os.getpid()}-{uuid.uuid4().hex}")
         settings = {
             "n_workers": n_workers,
             "threads_per_worker": threads_per_worker,
@@ -157,17 +159,18 @@ def hold() -> None:
     settings = json.loads(sys.stdin.buffer.readline())
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what calls write to the descriptor of stdout must not mix with the answer
-    cluster = None
-    try:
-        cluster, answer = _start(settings)
-    except Exception as exc:  # whatever it is, the caller must hear of it
-        answer = {"error": f"{type(exc).__name__}: {exc}"}
-    with contextlib.suppress(BrokenPipeError):  # the caller is gone: stdin says so below
-        print(json.dumps(answer), file=answers, flush=True)
-    sys.stdin.buffer.read()
-    if cluster is not None:
-        cluster.close(timeout=_CLOSES_WITHIN / 2)
-    shutil.rmtree(settings["local_directory"], ignore_errors=True)
+    folder = settings["local_directory"]
+    with contextlib.ExitStack() as closers:
+        try:
+            os.mkdir(folder, 0o700)
+            closers.callback(shutil.rmtree, folder, ignore_errors=True)
+            cluster, answer = _start(settings)
+            closers.callback(cluster.close, timeout=_CLOSES_WITHIN / 2)
+        except Exception as exc:  # whatever it is, the caller must hear of it
+            answer = {"error": f"{type(exc).__name__}: {exc}"}
+        with contextlib.suppress(BrokenPipeError):  # the caller is gone: stdin says so below
+            print(json.dumps(answer), file=answers, flush=True)
+        sys.stdin.buffer.read()
 
 
 def _start(settings: dict[str, Any]) -> tuple[Any, dict[str, str]]:

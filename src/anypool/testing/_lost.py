@@ -55,7 +55,7 @@ class LostTests(SubjectFixtures):
         assert [each for each in got if not isinstance(each, WorkerLost)] == [0, 1, 2, 3, 4, *range(6, 12)]
 
     @needs("worker_lost", "errors")
-    @offers(notices_lost_workers=True)
+    @offers(notices_lost_workers=True, reruns_lost_calls=False)
     def test_no_call_runs_again_because_a_worker_was_lost(self, doomed_executor: Any, place: Path) -> None:
         tally = Tally(place / "tally")
         list(doomed_executor.map(partial(_mark_and_die, tally, 5), range(12), chunksize=1, errors="return"))
