@@ -101,6 +101,8 @@ backends.loky         L5  loky
 backends.joblib       L5  whatever joblib knows
 backends._dask_worker   L5  what a Dask worker needs so that the global random is a call's own
 backends._dask_cluster  L5  a Dask cluster in a process of its own
+backends._dask_import   L5  distributed, without what its import does to the caller's logging
+backends._dask_threads  L5  a Dask cluster in threads of the caller's process
 backends._dask_client   L5  the connection to a Dask scheduler, and the end of it
 backends.dask         L5  Dask
 testing               L5  the contract as tests; a package with an order of its own
@@ -129,7 +131,12 @@ BACKENDS = {
     "backends.joblib": (set(), {"joblib"}),
     "backends._dask_worker": (set(), {"dask", "distributed"}),
     "backends._dask_cluster": (set(), {"dask", "distributed"}),
-    "backends._dask_client": ({"backends._dask_cluster"}, {"dask", "distributed"}),
+    "backends._dask_import": (set(), {"distributed"}),
+    "backends._dask_threads": ({"backends._dask_cluster", "backends._dask_import"}, {"dask", "distributed"}),
+    "backends._dask_client": (
+        {"backends._dask_cluster", "backends._dask_import", "backends._dask_threads"},
+        {"dask", "distributed"},
+    ),
     "backends.dask": ({"backends._dask_cluster", "backends._dask_client"}, {"dask", "distributed"}),
 }
 """What each backend may import beyond `CONTRACT` and the standard library: files of ours, and libraries."""

@@ -11,7 +11,7 @@ from anypool._pool_start import WorkerProcess
 __all__ = ["WorkerDied", "post_mortem"]
 
 _LAST_WORDS: Final = 4096
-"""Bytes of faulthandler's report that an error quotes."""
+"""Bytes of faulthandler's report that an error quotes, from its beginning."""
 
 
 class WorkerDied(Exception):
@@ -63,6 +63,9 @@ def _describe_end(code: int | None) -> str:
 def _last_words(file: IO[bytes]) -> str:
     """Return what faulthandler wrote in the worker."""
     size = file.seek(0, os.SEEK_END)
-    file.seek(max(0, size - _LAST_WORDS))
-    text = file.read().decode("utf-8", "backslashreplace").strip()
+    # Its beginning: that has the innermost frames, which a deep stack would push out of a tail.
+    file.seek(0)
+    text = file.read(_LAST_WORDS).decode("utf-8", "backslashreplace").strip()
+    if size > _LAST_WORDS:
+        text += "\n..."
     return f"\n{text}" if text else ""

@@ -178,7 +178,8 @@ def _start(settings: dict[str, Any]) -> tuple[Any, dict[str, str]]:
 
     import dask
 
-    dask.config.set(CLUSTER_CONFIG)
+    # The scheduler's folder is removed with those of the workers.
+    dask.config.set({**CLUSTER_CONFIG, "temporary-directory": settings["local_directory"]})
     import distributed
 
     local_cluster: Any = distributed.LocalCluster

@@ -6,14 +6,18 @@ import contextlib
 import logging
 import os
 import shutil
+import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 from anypool.backends._dask_cluster import CLUSTER_CONFIG
 from anypool.backends._dask_import import import_distributed
 
 __all__ = ["ClusterThreads"]
+
+_NO_PAGES: dict[str, Any] = {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
 
 
 class ClusterThreads:
@@ -36,28 +40,58 @@ class ClusterThreads:
 
         self._closers = contextlib.ExitStack()
         with contextlib.ExitStack() as started:
-            folder = tempfile.mkdtemp(prefix=f"anypool-dask-{os.getpid()}-")
-            started.callback(shutil.rmtree, folder, ignore_errors=True)
+            folder = started.enter_context(_folder())
             runner = distributed.utils.LoopRunner()
             runner.start()
             started.callback(runner.stop)
             started.enter_context(_quiet(distributed.utils.sync(runner.loop, _thread_of_the_loop)))
             # Not `LocalCluster`: its scheduler and workers always have an HTTP server.
-            node = {"protocol": "inproc://", "dashboard": False, "dashboard_address": "127.0.0.1:0"}
-            work = {"nthreads": threads_per_worker, "memory_limit": 0, "local_directory": folder}
-            worker = {"cls": _without_http(distributed.Worker), "options": {**node, **work}}
-            with dask.config.set(CLUSTER_CONFIG):
+            node = {
+                "protocol": "inproc://",
+                "dashboard": False,
+                "dashboard_address": "127.0.0.1:0",
+            }
+            worker = {
+                "cls": _without_http(distributed.Worker),
+                "options": {**node, "nthreads": threads_per_worker, "memory_limit": 0, "local_directory": folder},
+            }
+            with dask.config.set({**CLUSTER_CONFIG, **_NO_PAGES, "temporary-directory": folder}):
                 self.native: Any = distributed.SpecCluster(
                     scheduler={"cls": _without_http(distributed.Scheduler), "options": {**node, "port": 0}},
                     workers=dict.fromkeys(range(n_workers), worker),
                     loop=runner.loop,
                 )
+            nodes = [self.native.scheduler, *self.native.workers.values()]
+            started.callback(_forget_logs, nodes)
             started.callback(self.native.close)
             self._closers = started.pop_all()
 
     def close(self) -> None:
         """End it, and wait for that. Idempotent."""
         self._closers.close()
+
+
+def _forget_logs(nodes: list[Any]) -> None:
+    """Take away the handlers by which schedulers and workers keep their last messages.
+
+    distributed does so when the garbage collector finds them, which are in cycles.
+    """
+    for node in nodes:
+        handler = getattr(node, "_deque_handler", None)
+        if handler is not None:
+            for name in ("distributed.scheduler", "distributed.worker"):
+                logging.getLogger(name).removeHandler(handler)
+
+
+@contextlib.contextmanager
+def _folder() -> Iterator[str]:
+    """A folder for the files of scheduler and workers, which put it in front of `sys.path`, too."""
+    folder = tempfile.mkdtemp(prefix=f"anypool-dask-{os.getpid()}-")
+    try:
+        yield folder
+    finally:
+        sys.path[:] = [each for each in sys.path if not each.startswith(folder)]
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _thread_of_the_loop() -> int:
@@ -74,7 +108,7 @@ def _without_http(node: type) -> type:
 
 
 @contextlib.contextmanager
-def _quiet(thread: int) -> Any:
+def _quiet(thread: int) -> Iterator[None]:
     """Keep what distributed logs in `thread` from the caller's log, unless it is critical.
 
     In a process of its own none of it is heard, and what concerns a call comes home as its error. A filter, since a

@@ -26,9 +26,16 @@ _DRAW_BESIDE_CALLS = (
 )
 
 
+class _OwnRandom(random.Random):
+    """Stands in for the module `random`: its functions, and the classes of it that these libraries use."""
+
+    Random = random.Random
+    SystemRandom = random.SystemRandom
+
+
 def keep_random_for_calls() -> None:
     """Give the libraries of this worker a generator of their own in place of the global one."""
-    own = random.Random()
+    own = _OwnRandom()
     for name in _DRAW_BESIDE_CALLS:
         module: Any = importlib.import_module(name)
         if getattr(module, "random", None) is random:
