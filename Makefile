@@ -11,11 +11,17 @@ demo: $(READY)
 	$(BIN)/anypool backends
 	$(BIN)/anypool compare examples/tokenize_stdlib.py:count_tokens examples/tokenize_stdlib.py:sample_files
 
+# All but the soak tests, in a few processes: much of a test here is waiting for other processes.
 test: lint types doctest
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -q -m "not soak" -n 3 --dist loadscope
+
+# What takes minutes: the standard library's own executor tests on every backend, and the like.
+soak: $(READY)
+	$(BIN)/python -m pytest -q -m soak -n 2 --dist loadscope
 
 quick: $(READY)
-	$(BIN)/python -m pytest -q -x -m "not soak" --anypool-backend serial --anypool-backend threads --anypool-backend processes
+	$(BIN)/python -m pytest -q -x -m "not soak" tests/test_executor_core.py tests/test_pool.py tests/test_layers.py \
+	    tests/test_conformance.py -k "not Dask and not Joblib and not Loky"
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -26,6 +32,9 @@ types: $(READY)
 
 doctest: $(READY)
 	$(BIN)/python -m pytest -q --doctest-modules src/anypool
+
+docs: $(READY)
+	$(BIN)/python docs/generate.py
 
 bench: $(READY)
 	$(BIN)/python -m pip install -q --group bench

@@ -148,6 +148,14 @@ class TestDaskExternal(ExecutorTests):
             for program in reversed(programs):
                 program.wait(_START_WITHIN)
 
+    @pytest.fixture(scope="class")
+    @classmethod
+    def executor(cls, cluster: None) -> Iterator[Any]:
+        """Made when the cluster is there: of itself it would come first, and start a cluster of its own."""
+        with cls.make_executor() as executor:
+            assert executor.traits.remote
+            yield executor
+
     options: ClassVar[dict[str, Any]] = {}
 
 

@@ -111,7 +111,7 @@ def test_a_seed_made_twice_is_the_same_seed() -> None:
         np.float64(1), np.array([]), np.array([1.5]), np.array([[1]]), np.array([1, -2]), np.bool_(True),
         np.random.default_rng(0), np.random.PCG64(0), random.Random(0), object(), types,
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_what_cannot_be_a_seed_is_refused_and_told_what_can(value: object) -> None:
     with pytest.raises(ConfigError, match=r"integer >= 0, a sequence of them, or a numpy"):

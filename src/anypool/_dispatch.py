@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 _SLOTS_PER_WORKER = 2
 _UNBOUNDED = 1 << 62
 
+# A wait is left and taken up again after so many seconds. A signal that is handled in the moment before a thread
+# begins to wait for a lock does not end that wait, and Ctrl-C would not be seen until something else did.
+LOOKS_UP_AFTER = 1.0
+
 _QUEUED, _SENT, _WITHDRAWN, _DONE = range(4)
 
 
@@ -203,8 +207,8 @@ class Dispatcher:
         must_wait = not (stop_running and started is not None and started[1].stops_running_calls)
         trouble = self._finish_maps() if must_wait else None
         with self._idle:
-            if must_wait:
-                self._idle.wait_for(lambda: not self._outstanding and not self._queued)
+            while must_wait and (self._outstanding or self._queued):
+                self._idle.wait(LOOKS_UP_AFTER)
             self._is_over = True
         try:
             with self._stop_lock:  # whoever comes second returns when the pool is gone, too

@@ -23,7 +23,7 @@ from typing import Any, Literal
 from anypool import _packing
 from anypool._chunks import ChunkSizes, Plan, read
 from anypool._current import current_worker
-from anypool._dispatch import Dispatcher, Task
+from anypool._dispatch import LOOKS_UP_AFTER, Dispatcher, Task
 from anypool._envelope import Envelope, Job, Reply
 from anypool._flow import Flow
 from anypool._stores import Outbox
@@ -231,7 +231,7 @@ class Map:
             while self._must_finish:
                 sent = self._pump()
                 if self._out:
-                    self._absorb(self._arrivals.get())
+                    self._absorb(self._next_arrival())
                 elif not sent:
                     break
         if self._is_dropped:
@@ -286,13 +286,24 @@ class Map:
 
             raise CancelledError("the map was cancelled by the shutdown of its executor")
 
+    def _next_arrival(self) -> tuple[ChunkTask, Any, Any, float]:
+        while True:
+            try:
+                return self._arrivals.get(timeout=LOOKS_UP_AFTER)
+            except Empty:
+                continue
+
     def _wait(self) -> tuple[ChunkTask, Any, Any, float]:
-        if self._deadline is None:
-            return self._arrivals.get()
-        try:
-            return self._arrivals.get(timeout=max(0.0, self._deadline - monotonic()))
-        except Empty:
-            raise TimeoutError(f"the results were not there {self._timeout} s after the call of map") from None
+        while True:
+            patience = LOOKS_UP_AFTER
+            if self._deadline is not None:
+                patience = min(patience, max(0.0, self._deadline - monotonic()))
+            try:
+                return self._arrivals.get(timeout=patience)
+            except Empty:
+                if self._deadline is not None and monotonic() >= self._deadline:
+                    text = f"the results were not there {self._timeout} s after the call of map"
+                    raise TimeoutError(text) from None
 
     def _pump(self) -> bool:
         """Send chunks while there is room; whether any went out."""
