@@ -189,6 +189,16 @@ def suite() -> str:
     return table(["file in `testing/`", "what it is"], rows)
 
 
+def score_card() -> str:
+    """The score card's rows of anypool's own backends: passed / failed / not offered, by clause."""
+    card = (DOCS / "scorecard.md").read_text(encoding="utf-8").splitlines()
+    first = next(number for number, line in enumerate(card) if line.startswith("| clause |"))
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in card[first:] if line.startswith("|")]
+    end = next(number for number, row in enumerate(rows) if row[0] == "*all*") + 1
+    shown = [row[: 1 + len(BACKENDS)] for row in rows[:end]]
+    return table(shown[0], shown[2:])
+
+
 def error_tree() -> str:
     """The tree, as the docstring of `anypool.errors` draws it."""
     from anypool import errors
@@ -207,6 +217,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "house": house,
     "suite": suite,
     "error tree": error_tree,
+    "score card": score_card,
 }
 """The parts that stand alone; those below take a word after `of`."""
 
@@ -272,11 +283,12 @@ def filled(text: str) -> str:
 def main(arguments: list[str]) -> int:
     """Rewrite stale pages, or only name them."""
     stale = []
-    for page in (page for page in sorted(DOCS.rglob("*.md")) if page.name != "scorecard.md"):
+    pages = [page for page in sorted(DOCS.rglob("*.md")) if page.name != "scorecard.md"]
+    for page in [ROOT / "README.md", *pages]:
         old = page.read_text(encoding="utf-8")
         new = filled(old)
         if new != old:
-            stale.append(page.relative_to(DOCS).as_posix())
+            stale.append(page.relative_to(ROOT).as_posix())
             if "--check" not in arguments:
                 page.write_text(new, encoding="utf-8")
     sys.stdout.writelines(f"{name}\n" for name in stale)

@@ -124,7 +124,7 @@ def test_the_table_of_promises_has_the_clauses_of_the_suite():
     assert promised == [name for name in CLAUSES if name not in {"futures", "configuration"}]
 
 
-@pytest.mark.parametrize("mark", ["guarantees", "overhead"])
+@pytest.mark.parametrize("mark", ["overhead"])
 def test_a_generated_table_has_a_place_between_two_marks(mark):
     assert re.findall(rf"^<!-- (/?){mark} -->$", TEXT, re.MULTILINE) == ["", "/"]
 

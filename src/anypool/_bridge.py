@@ -9,6 +9,7 @@ shutting it down.
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import sys
 import threading
 from collections.abc import Callable
@@ -124,6 +125,9 @@ class RenewingPool:
             queue = getattr(pool, "_call_queue", None)  # `shutdown` forgets it
             pool.shutdown(wait=True, kill_workers=cancel)
             _close(queue)
+        # loky does not join a worker that was dead when it came to kill it; asking for the children joins those that
+        # have ended. Until then multiprocessing keeps the worker, and with it a semaphore and a pipe.
+        multiprocessing.active_children()
 
 
 def _cancel_pending(pool: Any) -> None:
