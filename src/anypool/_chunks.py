@@ -17,7 +17,7 @@ from typing import Any
 # A chunk should run this many times longer than it costs to send it ...
 _WORTH = 20.0
 # ... but between these bounds, in seconds: under the first the caller's own thread is the limit, over the
-# second nobody gains (benchmarks/chunks.py).
+# second nobody gains.
 _SHORTEST = 0.008
 _LONGEST = 0.25
 # A size may grow by this factor at once: five steps from one item to a million, and a first impression of

@@ -312,7 +312,8 @@ class PoolExecutor(_StdlibExecutor):
 
     def _surroundings(self, traits: Traits) -> Surroundings:
         """What is the same for all calls while nothing changes around them; then the same object again."""
-        context = capture_context(dumps=_wire.dumps, shares_memory=traits.shares_memory)
+        names = self._settings.environment
+        context = capture_context(names, dumps=_wire.dumps, shares_memory=traits.shares_memory)
         parent = running.get()
         depth = 1 + (parent.job.around.depth if parent else 0)
         last = self._around

@@ -36,6 +36,8 @@ class Settings:
     inner_threads : int or None
         Threads that BLAS and OpenMP may use inside one call, >= 1. None means 1, on every backend, so that
         sums agree to the last bit.
+    environment : tuple of str
+        Names of environment variables whose values here hold for the calls, in processes that run nothing else.
     reuse : bool
         Keep the workers after the executor is left, for the next one of the same choice.
     nested : tuple of backend specs
@@ -51,6 +53,7 @@ class Settings:
     buffersize: int | None = None
     timeout: float | None = None
     inner_threads: int | None = None
+    environment: tuple[str, ...] = ()
     reuse: bool = False
     nested: tuple[object, ...] = ("serial",)
 
