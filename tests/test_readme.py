@@ -48,7 +48,8 @@ def section(title):
 
 
 def first_column(title):
-    rows = re.findall(r"^\| ([^|]+) \|(.*)\|$", section(title), re.MULTILINE)
+    by_hand = section(title).partition("<!-- generated")[0]
+    rows = re.findall(r"^\| ([^|]+) \|(.*)\|$", by_hand, re.MULTILINE)
     return {name.strip(" `"): rest for name, rest in rows if name.strip()}
 
 
