@@ -20,8 +20,6 @@ _START_WITHIN = 60.0
 _VERSION = "getattr(__import__('anypool'), '__version__', None)"
 """Evaluated on each worker, by a builtin: it must not need anypool to find that anypool is missing."""
 
-_SETTLE = "__import__('anypool.backends._dask_worker', fromlist=['_']).keep_random_for_calls()"
-
 
 class Connection:
     """A client of a cluster, which one of the methods named `to_...` gets.
@@ -150,10 +148,6 @@ class Connection:
                 f"this process has anypool {here}, the Dask worker at {address} {what}; "
                 f"there: pip install 'anypool=={here}'"
             ) from (there if isinstance(there, BaseException) else None)
-
-    def settle_workers(self) -> None:
-        """Make workers that were not started here as those that were: the global `random` is the calls' own."""
-        self.client.run(eval, _SETTLE)
 
     def close(self, *, kill: bool) -> None:
         """Close what was started here, and nothing of the user's. Idempotent.

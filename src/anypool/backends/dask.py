@@ -121,8 +121,6 @@ class Dask:
             self._connect(connection)
             threads = connection.threads()
             connection.check_versions()
-            if not self._is_local():
-                connection.settle_workers()
         except BaseException:
             connection.close(kill=True)
             raise
@@ -154,11 +152,13 @@ class Dask:
         local = self._is_local()
         in_caller = local and not self.processes
         return Traits(
-            concurrent_in_process=in_caller or threads > 1,
+            # Beside a call its worker's event loop draws from the global generators; workers of ours are kept from it.
+            concurrent_in_process=in_caller or threads > 1 or not local,
             in_caller=in_caller,
             remote=not local,
             notices_lost_workers=not in_caller,
-            loses_only_running=not in_caller,
+            # Where lost calls are run again, one that kills its worker goes on to kill the workers of others.
+            loses_only_running=local and not in_caller,
             reruns_lost_calls=not local,
             stops_running_calls=local and self.processes,
             starts_processes=local,
@@ -205,10 +205,6 @@ class Dask:
         value: Any = None
         error: Exception | None = None
         try:
-            try:
-                await native.exception()
-            finally:
-                self._send_next()  # its thread is free now: the next call need not wait for the fetch
             value = await self._client.gather(native, asynchronous=True)
         except (asyncio.CancelledError, CancelledError):  # distributed's is one of the latter
             error = SchedulerLostError("Dask forgot the call: its scheduler, or the connection to it, is gone")
@@ -217,6 +213,9 @@ class Dask:
         native.release()
         with self._lock:
             self._sent.pop(future, None)
+        # Only now: a call that kills its worker would take a result along that was not fetched, and Dask makes up
+        # for such a result by running its call again.
+        self._send_next()
         settle(future, value, error=error)
 
     def _send_next(self) -> None:
