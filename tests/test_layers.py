@@ -72,6 +72,8 @@ _functions            L2  functions of __main__ that need to be pickled only onc
 _wire                 L2  what travels: pickling that names what could not be sent
 _envelope             L2  what goes to a worker and what comes back, as objects
 _current              L2  which call this is, and who runs it
+_notes                L2  what a running call says to its caller
+_observed             L2  receipts of each call and live counts, where somebody watches
 _packing              L2  envelopes and replies as plain tuples of bytes
 _worker               L2  all that ever runs on a worker
 backend               L3  the contract for authors of backends
@@ -84,6 +86,7 @@ _config               L4  the decision, and `use`
 _stores               L4  the memory of one executor for large buffers on their way
 _reuse                L4  warm pools: a backend that stays for the next executor of its choice
 _dispatch             L4  between the calls that people make and the one backend: queue, slots, end
+_observe              L4  what a map tells to whoever watches it
 _futures              L4  the future that `submit` returns
 _map                  L4  one map: reads the input, keeps workers busy, gives results in order
 _executor             L4  what people hold

@@ -29,6 +29,7 @@ _HOMES = {
     "Verification": "_verify",
     "verify": "_verify",
     "register_context": "_context_extensions",
+    "report": "_notes",
     "random": "_seeds",
     "rng": "_seeds",
     "AnypoolError": "errors",
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from anypool._executor import Executor as Executor
     from anypool._executor import PoolExecutor as PoolExecutor
     from anypool._executor import get_executor as get_executor
+    from anypool._notes import report as report
     from anypool._registry import backend_names as backend_names
     from anypool._registry import register_backend as register_backend
     from anypool._reuse import close_idle as close_idle

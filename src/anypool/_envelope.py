@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from anypool._context_snapshot import ContextSnapshot
@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from anypool._seeds import Seed
     from anypool._wire import Parcel
 
-__all__ = ["Envelope", "Initializer", "Job", "Reply", "Surroundings", "Worker"]
+__all__ = ["Envelope", "Initializer", "Job", "Notes", "Observed", "Reply", "Surroundings", "Worker"]
+
+Notes: TypeAlias = tuple[str, tuple[int, int, int, int] | None, str | None]
+"""Where notes of calls go: a key in the caller's process, a pipe of this machine, a function of the backend's."""
+
+Observed: TypeAlias = tuple[bool, Notes | None]
+"""Whether calls are timed, and where their notes go."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +85,9 @@ class Job:
         Run the items after one that failed.
     around : Surroundings
         What does not depend on the function.
+    observed : tuple, optional
+        What the worker does besides, because somebody watches: whether each call is timed, and where notes of
+        calls go (see `_observed`).
     """
 
     key: str
@@ -86,6 +95,7 @@ class Job:
     style: Literal["one", "star", "call"]
     keep_going: bool
     around: Surroundings
+    observed: Observed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +141,8 @@ class Reply:
     """What came of one chunk. Fewer values than items: the rest was not begun.
 
     `values` has None in the place of a call that raised; `errors` has its exception by offset; `events`
-    is the relayed output, each with its offset; `seconds` is the time that the calls took.
+    is the relayed output, each with its offset; `seconds` is the time that the calls took. `receipts` has the times
+    of each call, where they are wanted (see `_observed`).
     """
 
     values: list[Any]
@@ -141,3 +152,4 @@ class Reply:
     worker: Worker
     random_used: Collection[str] = ()
     broken: BaseException | None = None
+    receipts: bytes | None = None

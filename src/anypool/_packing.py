@@ -3,8 +3,9 @@
 ::
 
     envelope: (backend, inner threads, surroundings key and bytes, job key, fn, style, keep_going,
-               start, column, length, budget, look_every, whether large buffers may stay in this machine's memory)
-    reply:    (column, {offset: Raised}, events, seconds, worker fields, random_used, Raised or None)
+               start, column, length, budget, look_every, observed, whether large buffers may stay in this machine's
+               memory)
+    reply:    (column, {offset: Raised}, events, seconds, worker fields, random_used, Raised or None, receipts)
 
 Any native pool's pickler takes bytes, str and numbers, and none looks inside.
 """
@@ -27,7 +28,16 @@ if TYPE_CHECKING:
     from anypool._segments_owner import Segments
     from anypool._wire import Store
 
-__all__ = ["claim_reply", "inner_threads_of", "pack", "pack_reply", "pack_surroundings", "unpack", "unpack_reply"]
+__all__ = [
+    "claim_reply",
+    "inner_threads_of",
+    "is_observed",
+    "pack",
+    "pack_reply",
+    "pack_surroundings",
+    "unpack",
+    "unpack_reply",
+]
 
 _KEPT = 32
 _SMALL_FUNCTION = 65_536
@@ -75,6 +85,7 @@ def pack(
         len(items),
         budget,
         look_every,
+        job.observed,
         store is not None,
     )
 
@@ -95,6 +106,11 @@ def inner_threads_of(packed: tuple[Any, ...]) -> int | None:
     """How many threads BLAS may use, where the process is the pool's own; to be set before anything is unpacked."""
     threads: int | None = packed[1]
     return threads
+
+
+def is_observed(packed: tuple[Any, ...]) -> bool:
+    """Whether somebody watches the calls in `packed`."""
+    return packed[-2] is not None
 
 
 def unpack(packed: tuple[Any, ...]) -> Envelope:
@@ -119,8 +135,8 @@ def unpack(packed: tuple[Any, ...]) -> Envelope:
         fn = _wire.loads(fn_bytes)
         if style != "call" or (is_small and type(fn) is FunctionType):
             _keep(functions, known_as, fn, _KEPT if is_small else _LARGE_KEPT)
-    job = Job(key=key, fn=fn, style=style, keep_going=keep_going, around=around)
-    length, budget, look_every, _ = plan
+    length, budget, look_every, observed, _ = plan
+    job = Job(key=key, fn=fn, style=style, keep_going=keep_going, around=around, observed=observed)
     return Envelope(job, start, _wire.unpack_column(_wire.Column(*column)), length, budget, look_every)
 
 
@@ -176,14 +192,14 @@ def pack_reply(reply: Reply, to: tuple[Any, ...]) -> tuple[Any, ...]:
     fields = (worker.backend, worker.host, worker.pid, worker.thread)
     broken = None if reply.broken is None else pack_raised(reply.broken, _wire.dumps)
     used = tuple(reply.random_used)
-    return ((column.whole, column.each), errors, reply.events, reply.seconds, fields, used, broken)
+    return ((column.whole, column.each), errors, reply.events, reply.seconds, fields, used, broken, reply.receipts)
 
 
 def unpack_reply(packed: tuple[Any, ...]) -> Reply:
     """The reply in `packed`; a value that cannot be rebuilt here becomes the `SendError` of its item."""
     from anypool._raised_unpack import unpack as unpack_raised
 
-    column, raised, events, seconds, fields, used, broken = packed
+    column, raised, events, seconds, fields, used, broken, receipts = packed
     errors: dict[int, BaseException] = {offset: unpack_raised(each, _wire.loads) for offset, each in raised.items()}
     values: list[Any] = []
     rebuilt = iter(_wire.unpack_column(_wire.Column(*column)))
@@ -195,4 +211,4 @@ def unpack_reply(packed: tuple[Any, ...]) -> Reply:
             errors.setdefault(len(values), SendError(f"the result {exc}"))
             values.append(None)
     failure = None if broken is None else unpack_raised(broken, _wire.loads)
-    return Reply(values, errors, events, seconds, Worker(*fields), used, failure)
+    return Reply(values, errors, events, seconds, Worker(*fields), used, failure, receipts)

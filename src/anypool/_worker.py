@@ -24,7 +24,7 @@ from anypool import _wire
 from anypool._current import Running, running, this_worker
 from anypool._envelope import Envelope, Initializer, Job, Reply, Surroundings
 from anypool._frames import without_ours
-from anypool._packing import inner_threads_of, pack_reply, unpack
+from anypool._packing import inner_threads_of, is_observed, pack_reply, unpack
 from anypool.errors import SendError
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def run(payload: Any) -> Any:
     """
     if type(payload) is not tuple:
         return _run(payload)
+    entered = perf_counter() if is_observed(payload) else None
     threads = inner_threads_of(payload)
     if threads is not None:
         _settle_process(threads)
@@ -59,10 +60,10 @@ def run(payload: Any) -> Any:
         envelope = unpack(payload)
     except SendError as exc:  # the function cannot be rebuilt here: so said for the first item
         return pack_reply(Reply([None], {0: exc}, [], 0.0, this_worker(payload[0])), payload)
-    return pack_reply(_run(envelope), payload)
+    return pack_reply(_run(envelope, entered), payload)
 
 
-def _run(envelope: Envelope) -> Reply:
+def _run(envelope: Envelope, entered: float | None = None) -> Reply:
     job = envelope.job
     values: list[Any] = []
     errors: dict[int, BaseException] = {}
@@ -77,12 +78,18 @@ def _run(envelope: Envelope) -> Reply:
         context.run(running.set, Running(job, envelope.start, position))
         capture = _enter_capture(stack, job, context, position)
         call, watch = _enter_randomness(stack, job, context, envelope.start, position)
+        receipts = None
+        if job.observed is not None:
+            from anypool._observed import observe
+
+            call, receipts = observe(call, job, envelope.start, position, entered)
         started = perf_counter()
         _run_items(call, envelope, context, values, errors)
         seconds = perf_counter() - started
         used = watch.used() if watch is not None else ()
     events = capture.events if capture is not None else []
-    return Reply(values, errors, events, seconds, worker, random_used=used)
+    packed_receipts = None if receipts is None else receipts.pack()
+    return Reply(values, errors, events, seconds, worker, random_used=used, receipts=packed_receipts)
 
 
 def _enter_context(stack: ExitStack, job: Job) -> contextvars.Context:
