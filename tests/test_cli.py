@@ -76,6 +76,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+COMMANDS = ("backends", "config", "map", "compare", "verify", "check", "bench", "completion")
+
+
 def run(*arguments: str, path: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [path, SOURCE]))}
     command = [sys.executable, "-m", "anypool", *arguments]
@@ -105,20 +108,20 @@ def test_python_m_anypool_tells_the_version() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, f"anypool {anypool.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", [[], ["backends"], ["config"], ["compare"]])
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_every_command_explains_itself(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*command, "--help"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("usage: anypool")
-    if command in ([], ["compare"]):
-        assert "examples:" in text
-        assert "exit status:" in text
+    assert text.startswith("Usage: anypool")
+    if command not in (["backends"], ["config"]):
+        assert "Examples:" in text
+    assert "Exit status:" in text
 
 
 @pytest.mark.parametrize("command", [[], ["bakends"], ["compare", "math:sqrt"], ["compare", "a", "b", "--repeat", "0"]])
 def test_wrong_use_is_2(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command) == 2
-    assert capsys.readouterr().err.startswith("usage: anypool")
+    assert capsys.readouterr().err.startswith("Usage: anypool")
 
 
 # --- backends ---------------------------------------------------------------------------------------------------

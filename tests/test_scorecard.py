@@ -166,8 +166,8 @@ def test_a_library_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatc
 def test_the_commands_explain_themselves(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
-    assert "examples:" in text
-    assert "exit status:" in text
+    assert "Examples:" in text
+    assert "Exit status:" in text
 
 
 def test_the_generator_writes_the_card(
