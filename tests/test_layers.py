@@ -70,6 +70,7 @@ _segments_owner       L2  which segments an owner has, and which are free again
 _segments_cache       L2  buffers that are sent again and again, stored once
 _functions            L2  functions of __main__ that need to be pickled only once
 _wire                 L2  what travels: pickling that names what could not be sent
+_tickets              L2  what a chunk has come to, where it can be read when its worker is dead
 _envelope             L2  what goes to a worker and what comes back, as objects
 _current              L2  which call this is, and who runs it
 _notes                L2  what a running call says to its caller
@@ -83,6 +84,9 @@ _config_levels         L4  what each place of configuration says
 _config_choice         L4  which of all that was said holds
 _config_explain        L4  why it holds, as a table and as JSON
 _config               L4  the decision, and `use`
+_attempts             L4  which items of a chunk are final, which run again, which had not begun
+_alarms               L4  the thread that sleeps until something is due
+_limits               L4  whether a call on its way has run longer than it may
 _stores               L4  the memory of one executor for large buffers on their way
 _reuse                L4  warm pools: a backend that stays for the next executor of its choice
 _dispatch             L4  between the calls that people make and the one backend: queue, slots, end
@@ -135,7 +139,7 @@ cli                   L5  the command line; loads click only when it is run
 __main__              L5  `python -m anypool`
 """
 
-AWAITED = {"_retry"}
+AWAITED: set[str] = set()
 """Files that the table has room for already; the only ones that may be missing."""
 
 WRAPS_BACKENDS = {"testing.wrong": "a backend that is wrong on purpose is a right one with one thing changed"}

@@ -30,6 +30,7 @@ _HOMES = {
     "verify": "_verify",
     "register_context": "_context_extensions",
     "report": "_notes",
+    "Retry": "_retry",
     "random": "_seeds",
     "rng": "_seeds",
     "AnypoolError": "errors",
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from anypool._notes import report as report
     from anypool._registry import backend_names as backend_names
     from anypool._registry import register_backend as register_backend
+    from anypool._retry import Retry as Retry
     from anypool._reuse import close_idle as close_idle
     from anypool._seeds import random as random
     from anypool._seeds import rng as rng

@@ -18,15 +18,28 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from anypool import _worker
-from anypool._packing import claim_reply
-from anypool.errors import AnypoolError, BackendError, ExecutorClosed, InitializerFailed, StartError, WorkerLost
+from anypool._current import this_worker
+from anypool._packing import claim_reply, with_ticket
+from anypool.backend import StopsCalls
+from anypool.errors import (
+    AnypoolError,
+    BackendError,
+    CallTimeout,
+    ExecutorClosed,
+    InitializerFailed,
+    StartError,
+    Unsupported,
+    WorkerLost,
+)
 
 if TYPE_CHECKING:
+    from anypool._alarms import Alarms
     from anypool._stores import Outbox, Stores
+    from anypool._tickets import Seen, Ticket, Tickets
     from anypool.backend import Backend, Traits
 
 # One call to run and one to follow it, for each worker: it never waits for the caller.
@@ -41,14 +54,26 @@ _QUEUED, _SENT, _WITHDRAWN, _DONE = range(4)
 
 
 class Task:
-    """One payload on its way through a backend; `outbox` holds its large buffers."""
+    """One payload on its way through a backend; `outbox` holds its large buffers.
 
-    def __init__(self, payload: Any, outbox: Outbox | None = None) -> None:
+    Attributes
+    ----------
+    limit : float or None
+        Seconds that one call in it may run.
+    seen : Seen or None
+        What its ticket told when its worker was lost.
+    """
+
+    def __init__(self, payload: Any, outbox: Outbox | None = None, limit: float | None = None) -> None:
         self.payload = payload
         self._outbox = outbox
+        self.limit = limit
         self.native: Future[Any] | None = None
         self.state = _QUEUED
         self.sent_at = 0.0
+        self.ticket: Ticket | None = None
+        self.seen: Seen | None = None
+        self.ended_by: Exception | None = None  # what the call failed with that was stopped
 
     def deliver(self, reply: Any, error: BaseException | None) -> None:
         """Take the reply, or the pool's own trouble. Called once, by the thread that completes the call."""
@@ -57,6 +82,12 @@ class Task:
     def withdrawn(self) -> None:
         """Take note that the call was cancelled with its executor, and will never run."""
         raise NotImplementedError
+
+    def renew(self) -> None:
+        """Be as before it was sent, for another run."""
+        self.native = None
+        self.state = _QUEUED
+        self.ticket = self.seen = self.ended_by = None
 
     def free(self) -> None:
         """Give back the memory of the payload: the call has ended, or will never run."""
@@ -112,6 +143,9 @@ class Dispatcher:
         self._is_stopped = False  # ... and the backend is gone
         self._pid = os.getpid()
         self._stores: Stores | None = None
+        self._tickets: Tickets | None = None
+        self._alarms: Alarms | None = None
+        self._delayed: set[Task] = set()  # counted as queued
 
     # --- life -----------------------------------------------------------------------------------------
 
@@ -140,6 +174,10 @@ class Dispatcher:
             raise
         except Exception as exc:
             raise StartError(f"backend {self.backend.name!r} could not start: {exc}") from exc
+        if traits.notices_lost_workers and not (traits.shares_memory or traits.in_caller or traits.remote):
+            from anypool._tickets import Tickets, tickets_are_possible
+
+            self._tickets = Tickets() if tickets_are_possible() else None
         self._slots = _UNBOUNDED if traits.synchronous else max(1, size) * _SLOTS_PER_WORKER
         return max(1, size), traits
 
@@ -218,6 +256,10 @@ class Dispatcher:
                         self.backend.stop(cancel=stop_running)
                     _forget(self)
         finally:
+            if self._alarms is not None:
+                self._alarms.close()
+            if self._tickets is not None:
+                self._tickets.close()
             if self._stores is not None:
                 self._stores.close()
             self._at_end()
@@ -239,8 +281,9 @@ class Dispatcher:
         for each in list(self._maps):
             each.cancel()
         with self._lock:
-            tasks = [task for task in self._queue if task.state == _QUEUED]
+            tasks = [task for task in (*self._queue, *self._delayed) if task.state == _QUEUED]
             self._queue.clear()
+            self._delayed.clear()
             self._queued = 0
             for task in tasks:
                 task.state = _WITHDRAWN
@@ -292,12 +335,32 @@ class Dispatcher:
             self._queued += 1
         self._pump()
 
+    def submit_later(self, task: Task, seconds: float) -> None:
+        """Queue `task`, a call that ran before, in so many seconds."""
+        if seconds <= 0:
+            self.submit(task)
+            return
+        with self._lock:
+            self._delayed.add(task)
+            self._queued += 1
+
+        def queue_now() -> None:
+            with self._lock:
+                if task not in self._delayed:
+                    return
+                self._delayed.discard(task)
+                self._queue.append(task)
+            self._pump()
+
+        self._set_alarm(seconds, queue_now)
+
     def withdraw(self, task: Task) -> bool:
         """Take `task` back if it has not begun: then it never runs, and is never delivered."""
         with self._lock:
             if task.state == _QUEUED:
                 task.state = _WITHDRAWN
                 self._queued -= 1
+                self._delayed.discard(task)
                 self._idle.notify_all()
                 task.free()
                 return True
@@ -333,6 +396,9 @@ class Dispatcher:
     def _send(self, task: Task) -> None:
         task.sent_at = perf_counter()
         payload, task.payload = task.payload, None
+        if self._tickets is not None and (ticket := self._tickets.take()) is not None:
+            task.ticket = ticket
+            payload = with_ticket(payload, ticket.reset(), timed=task.limit is not None)
         try:
             native = self.backend.submit(_worker.run, payload)
         except BaseException as exc:
@@ -346,6 +412,8 @@ class Dispatcher:
             self._has_sent = True
             _finish_at_exit(self.backend.name)
         task.native = native
+        if task.limit is not None:
+            self._watch(task, task.limit)
         if native.done():
             # Not by a callback, which would send the next task from inside this one, and so on down the stack:
             # a pool that refuses all it is given ends a long queue by a RecursionError.
@@ -366,16 +434,21 @@ class Dispatcher:
                 return
             task.state = _DONE
         task.native = None
+        in_peace = False
         try:
             if native.cancelled():
                 task.deliver(None, BackendError("the pool was stopped before the call ran"))
             elif (error := native.exception()) is not None:
-                task.deliver(None, self._own_error(error))
+                task.deliver(None, self._trouble(task, error))
             else:
+                in_peace = True
                 reply = native.result()
                 claim_reply(reply)
                 task.deliver(reply, None)
         finally:
+            ticket, task.ticket = task.ticket, None
+            if ticket is not None and in_peace and self._tickets is not None:
+                self._tickets.give_back(ticket)
             task.free()
             self._release(task)
 
@@ -386,23 +459,80 @@ class Dispatcher:
             if not self._outstanding and not self._queued:
                 self._idle.notify_all()
 
-    def _own_error(self, error: BaseException) -> BaseException:
-        """The pool's trouble as an error of ours, raised from its own."""
+    def _trouble(self, task: Task, error: BaseException) -> BaseException:
+        """The pool's trouble with `task` as an error of ours, raised from its own."""
         if isinstance(error, AnypoolError):
             return error
         assert self._started is not None
-        name, own = self.backend.name, BackendError("")
-        if isinstance(error, self._started[1].lost):
+        name = self.backend.name
+        own: Exception
+        if not isinstance(error, self._started[1].lost):
+            own = BackendError(f"backend {name!r} failed: {type(error).__name__}: {error}")
+            own.__cause__ = error
+            return own
+        if task.ticket is not None:
+            task.seen = task.ticket.read()
+        if task.ended_by is not None:
+            own = task.ended_by
+        else:
+            pid = getattr(error, "pid", None)
             own = WorkerLost(
                 f"the worker of backend {name!r} that ran the call is gone: {error}",
                 exitcode=getattr(error, "exitcode", None),
-                pid=getattr(error, "pid", None),
-                host=getattr(error, "host", None),
+                pid=pid if pid is not None or task.seen is None else task.seen.pid,
+                host=getattr(error, "host", None) or (None if task.seen is None else this_worker("").host),
             )
-        else:
-            own = BackendError(f"backend {name!r} failed: {type(error).__name__}: {error}")
         own.__cause__ = error
         return own
+
+    # --- calls that are stopped -----------------------------------------------------------------------
+
+    def check_stops_calls(self) -> None:
+        """Raise unless a running call can be stopped.
+
+        Raises
+        ------
+        Unsupported
+            The backend cannot.
+        """
+        if not isinstance(self.backend, StopsCalls) or not self.start()[1].stops_running_calls:
+            raise Unsupported(
+                f"call_timeout: backend {self.backend.name!r} cannot stop a call that runs; "
+                "choose one that can, such as 'processes', or use timeout= for the whole map"
+            )
+
+    def stop_task(self, task: Task, error: Exception) -> bool:
+        """End `task`, which runs, so that the call that runs in it fails with `error`; False if it does not run."""
+        with self._lock:
+            native = task.native
+            if task.state != _SENT or native is None or task.ended_by is not None:
+                return False
+            task.ended_by = error
+        if task.ticket is not None:
+            task.ticket.halt()
+        if isinstance(self.backend, StopsCalls) and self.backend.stop_call(native):
+            return True
+        with self._lock:
+            task.ended_by = None
+        return False
+
+    def _watch(self, task: Task, limit: float) -> None:
+        """Have each call in `task`, which was sent, ended once it runs longer than `limit` seconds."""
+        from anypool._limits import Limit
+
+        def end_overdue() -> None:
+            text = f"the call ran longer than its call_timeout of {limit:g} s and was stopped"
+            self.stop_task(task, CallTimeout(text))
+
+        self._set_alarm(limit, Limit(task, limit, end_overdue))
+
+    def _set_alarm(self, seconds: float, alarm: Callable[[], float | None]) -> None:
+        if self._alarms is None:
+            from anypool._alarms import Alarms
+
+            with self._lock:
+                self._alarms = self._alarms or Alarms()
+        self._alarms.set(monotonic() + seconds, alarm)
 
     def fail_initializer(self, error: BaseException) -> InitializerFailed:
         """Break the executor, because `initializer` raised `error` on a worker; the error to raise."""

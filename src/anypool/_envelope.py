@@ -100,7 +100,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """One chunk on its way: the job, the index of its first item, its items, and how patient to be."""
+    """One chunk on its way: the job, the index of its first item, its items, and how patient to be.
+
+    `timed`: its ticket tells since when the current item runs.
+    """
 
     job: Job
     start: int
@@ -108,6 +111,7 @@ class Envelope:
     length: int
     budget: float | None = None
     look_every: int = 1
+    timed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

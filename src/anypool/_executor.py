@@ -6,31 +6,35 @@ import itertools
 import reprlib
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor as _StdlibExecutor
 from concurrent.futures import Future
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast, final, runtime_checkable
 
 from anypool import _config, _packing, _wire
+from anypool._attempts import Attempts
 from anypool._context import capture_context
 from anypool._current import running
 from anypool._dispatch import Dispatcher
-from anypool._envelope import Envelope, Initializer, Job, Reply, Surroundings
+from anypool._envelope import Initializer, Job, Reply, Surroundings
 from anypool._futures import CallFuture, CallTask, Shelf
 from anypool._inner_threads import DEFAULT_INNER_THREADS
 from anypool._map import Map
 from anypool._relay_settings import RelaySettings
+from anypool._retry import as_retry
 from anypool._seeds import as_seed
 from anypool._settings import Settings
-from anypool._stores import Outbox
 from anypool.errors import ConfigError, SendError
 
 if TYPE_CHECKING:
+    import os
     from types import TracebackType
     from typing import Self
 
+    from anypool._retry import Retry
     from anypool._context_snapshot import ContextSnapshot
+    from anypool._envelope import Worker
     from anypool.backend import Backend, Traits
 
 __all__ = ["Executor", "PoolExecutor", "get_executor"]
@@ -129,6 +133,7 @@ class PoolExecutor(_StdlibExecutor):
         self._key = uuid.uuid4().hex
         self._job_count = itertools.count()
         self._submitted = itertools.count()
+        self._attempts = Attempts(as_retry(settings.retries), settings.on_lost)
         self._around: Surroundings | None = None
         self._packed_around: tuple[Surroundings, bytes] | None = None
         # An executor that nobody shut down ends when nobody can use it any more.
@@ -154,30 +159,43 @@ class PoolExecutor(_StdlibExecutor):
         """
         _check_callable(fn)
         traits = self._start()
+        settings = self._settings
+        if settings.call_timeout is not None:
+            self._dispatcher.check_stops_calls()
         future = CallFuture()
         call = (args, kwargs)
 
         def annotate(exc: BaseException, reply: Reply) -> None:
-            _add_note(exc, f"{_name(fn)}{_short_call(args, kwargs)}, on {reply.worker}")
+            _add_note(exc, f"{_name(fn)}{_short_call(args, kwargs)}{_on(reply.worker)}")
 
         index = next(self._submitted)  # the n-th call has the n-th stream of a seed
-        payload: Any
-        outbox = None
         try:
             job = self._job(fn, "call", traits)
         except SendError as exc:
             future.set_running_or_notify_cancel()
             future.set_exception(exc)
             return future
-        if traits.shares_memory:
-            payload = Envelope(job, index, (call,), 1)
-        else:
-            stores = self._dispatcher.stores
-            outbox = Outbox(stores) if stores else None
-            store = outbox.store if outbox else None
-            payload = _packing.pack(job, self._packed(job.around), index, (call,), None, store)
-        self._dispatcher.submit(CallTask(payload, outbox, job, self._dispatcher, future, self._shelf, annotate))
+        around = None if traits.shares_memory else self._packed(job.around)
+        task = CallTask(
+            job, around, index, call, self._dispatcher, future, self._shelf, annotate, self._attempts, settings.call_timeout
+        )
+        self._dispatcher.submit(task)
         return future
+
+    def cancel(self, future: Future[Any], /, *, running: bool = False) -> bool:
+        """Cancel a submitted call; whether it is cancelled.
+
+        Parameters
+        ----------
+        future : Future
+            What `submit` of this executor, or of a view of it, returned.
+        running : bool
+            Also if it runs, where the backend can stop a running call: its worker is ended and replaced. False is
+            `future.cancel()`.
+        """
+        if future.cancel() or not running or not isinstance(future, CallFuture):
+            return future.cancelled()
+        return future.stop()
 
     def map(
         self,
@@ -188,6 +206,12 @@ class PoolExecutor(_StdlibExecutor):
         chunksize: int | _Unset | None = _UNSET,
         buffersize: int | _Unset | None = _UNSET,
         seed: Any = _UNSET,
+        retries: int | Retry | Mapping[str, Any] | _Unset | None = _UNSET,
+        on_lost: Literal["raise", "retry"] | _Unset = _UNSET,
+        call_timeout: float | _Unset | None = _UNSET,
+        journal: str | os.PathLike[str] | _Unset | None = _UNSET,
+        progress: bool | str | Callable[..., object] | _Unset = _UNSET,
+        trace: bool | str | os.PathLike[str] | _Unset = _UNSET,
         ordered: bool = True,
         errors: Literal["raise", "return"] = "raise",
     ) -> Iterator[Any]:
@@ -209,6 +233,18 @@ class PoolExecutor(_StdlibExecutor):
             At most so many items are read but not yet returned, >= 1. None: enough to keep the workers busy.
         seed : int, sequence of int or numpy.random.SeedSequence, optional
             Item *i* draws from ``SeedSequence(seed, spawn_key=(i,))``, by `anypool.rng` or `anypool.random`.
+        retries : int or Retry, optional
+            How often a call that raised runs again, with the same random numbers; or a policy.
+        on_lost : {"raise", "retry"}
+            A call whose worker died fails with `WorkerLost`; or runs again, up to three times.
+        call_timeout : float, optional
+            Seconds that one call may run, counted on its worker; then it is stopped and fails with `CallTimeout`.
+        journal : path, optional
+            Keeps what each finished item came to, so that the same map goes on where it was interrupted.
+        progress : bool, str or callable
+            Show how many items are done, in the way that is named or that is there; or call this with it.
+        trace : bool or path
+            Keep a receipt of each item for `report`.
         ordered : bool
             False: results come as they are ready.
         errors : {"raise", "return"}
@@ -226,11 +262,22 @@ class PoolExecutor(_StdlibExecutor):
             `fn` is not callable, or cannot be sent (`SendError`).
         ValueError
             `chunksize` or `buffersize` below 1.
+        Unsupported
+            `call_timeout` on a backend that cannot stop a running call.
         """
-        items = zip(*iterables, strict=False)
-        star = len(iterables) != 1
-        view = self if isinstance(seed, _Unset) else self.options(seed=seed)
-        return view._map(fn, items, iterables, star, timeout, chunksize, buffersize, ordered, errors)
+        view = self._with(
+            timeout=timeout,
+            chunksize=chunksize,
+            buffersize=buffersize,
+            seed=seed,
+            retries=retries,
+            on_lost=on_lost,
+            call_timeout=call_timeout,
+            journal=journal,
+            progress=progress,
+            trace=trace,
+        )
+        return view._map(fn, zip(*iterables, strict=False), iterables, len(iterables) != 1, ordered, errors)
 
     def starmap(
         self,
@@ -242,13 +289,36 @@ class PoolExecutor(_StdlibExecutor):
         chunksize: int | _Unset | None = _UNSET,
         buffersize: int | _Unset | None = _UNSET,
         seed: Any = _UNSET,
+        retries: int | Retry | Mapping[str, Any] | _Unset | None = _UNSET,
+        on_lost: Literal["raise", "retry"] | _Unset = _UNSET,
+        call_timeout: float | _Unset | None = _UNSET,
+        journal: str | os.PathLike[str] | _Unset | None = _UNSET,
+        progress: bool | str | Callable[..., object] | _Unset = _UNSET,
+        trace: bool | str | os.PathLike[str] | _Unset = _UNSET,
         ordered: bool = True,
         errors: Literal["raise", "return"] = "raise",
     ) -> Iterator[Any]:
         """The results of ``fn(*item)`` for the items of `iterable`; all else as for `map`."""
-        view = self if isinstance(seed, _Unset) else self.options(seed=seed)
-        items = map(tuple, iterable)
-        return view._map(fn, items, (iterable,), True, timeout, chunksize, buffersize, ordered, errors)
+        view = self._with(
+            timeout=timeout,
+            chunksize=chunksize,
+            buffersize=buffersize,
+            seed=seed,
+            retries=retries,
+            on_lost=on_lost,
+            call_timeout=call_timeout,
+            journal=journal,
+            progress=progress,
+            trace=trace,
+        )
+        return view._map(fn, map(tuple, iterable), (iterable,), True, ordered, errors)
+
+    def _with(self, **said: Any) -> PoolExecutor:
+        """This executor, or a view with what was said for one map."""
+        for name in ("chunksize", "buffersize"):
+            _check_count(name, said[name])
+        said = {name: value for name, value in said.items() if value is not _UNSET}
+        return self.options(**said) if said else self
 
     def _map(
         self,
@@ -256,9 +326,6 @@ class PoolExecutor(_StdlibExecutor):
         items: Iterator[Any],
         iterables: tuple[Iterable[Any], ...],
         star: bool,
-        timeout: float | _Unset | None,
-        chunksize: int | _Unset | None,
-        buffersize: int | _Unset | None,
         ordered: bool,
         errors: Literal["raise", "return"],
     ) -> Iterator[Any]:
@@ -266,16 +333,14 @@ class PoolExecutor(_StdlibExecutor):
         if errors not in ("raise", "return"):
             raise ConfigError(f"errors must be 'raise' or 'return', not {errors!r}")
         settings = self._settings
-        chunksize = settings.chunksize if isinstance(chunksize, _Unset) else chunksize
-        buffersize = settings.buffersize if isinstance(buffersize, _Unset) else buffersize
-        _check_count("chunksize", chunksize)
-        _check_count("buffersize", buffersize)
         traits = self._start()
+        if settings.call_timeout is not None:
+            self._dispatcher.check_stops_calls()
         if not star:
             items = iter(iterables[0])
 
         def annotate(exc: BaseException, index: int, item: Any, reply: Reply) -> None:
-            _add_note(exc, f"item {index}, {_name(fn)}{_short_call(item if star else (item,), {})}, on {reply.worker}")
+            _add_note(exc, f"item {index}, {_name(fn)}{_short_call(item if star else (item,), {})}{_on(reply.worker)}")
 
         job = self._job(fn, "star" if star else "one", traits, keep_going=errors == "return")
         each = Map(
@@ -287,10 +352,13 @@ class PoolExecutor(_StdlibExecutor):
             workers=self.max_workers,
             ordered=ordered,
             errors=errors,
-            timeout=settings.timeout if isinstance(timeout, _Unset) else timeout,
-            chunksize=chunksize,
-            buffersize=buffersize,
+            timeout=settings.timeout,
+            chunksize=settings.chunksize,
+            buffersize=settings.buffersize,
             annotate=annotate,
+            retry=as_retry(settings.retries),
+            on_lost=settings.on_lost,
+            call_timeout=settings.call_timeout,
         )
         return each.results(self)
 
@@ -382,6 +450,7 @@ class PoolExecutor(_StdlibExecutor):
         changed = _config.change_settings(self._settings, settings)
         view.__dict__.update(self.__dict__, _settings=changed, _around=None, _packed_around=None, _parent=self)
         view._submitted = itertools.count()
+        view._attempts = Attempts(as_retry(changed.retries), changed.on_lost)
         return view
 
     # --- the end --------------------------------------------------------------------------------------
@@ -515,7 +584,7 @@ def _check_callable(fn: object) -> None:
 
 
 def _check_count(name: str, value: object) -> None:
-    if value is None:
+    if value is None or value is _UNSET:
         return
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer or None, not {value!r}")
@@ -542,6 +611,10 @@ def _short_call(args: Iterable[Any], kwargs: dict[str, Any]) -> str:
     parts = [reprlib.repr(arg) for arg in args]
     parts += [f"{name}={reprlib.repr(value)}" for name, value in kwargs.items()]
     return f"({', '.join(parts)})"
+
+
+def _on(worker: Worker) -> str:
+    return f", on {worker}" if worker.pid else ""  # what the pool failed with tells itself where
 
 
 def _add_note(exc: BaseException, text: str) -> None:

@@ -3,13 +3,23 @@
 ::
 
     read ──> out (sent, unanswered) ──> held (answered, not its turn) ──> ready ──> delivered
+              ^            │
+              └─ handed back
     <────────────────────────── at most `window` items ──────────────────────────>
 """
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
+
+
+class Part(NamedTuple):
+    """Consecutive items that were read and are to be sent, once more or still; `alone`: one by one."""
+
+    start: int
+    items: Any
+    alone: bool = False
 
 
 class Flow:
@@ -32,7 +42,7 @@ class Flow:
         self._out: dict[int, int] = {}  # start -> length
         self._held: dict[int, tuple[int, Any]] = {}  # start -> (length, answer)
         self._ready: deque[tuple[int, Any]] = deque()
-        self._handed_back: deque[tuple[int, Any]] = deque()
+        self._handed_back: list[Part] = []
 
     @property
     def room(self) -> int:
@@ -69,26 +79,26 @@ class Flow:
         """Note that the chunk at `start` is out."""
         self._out[start] = length
 
-    def answered(self, start: int, done: int, answer: Any, rest: Any = None) -> None:
-        """Note the answer to the chunk at `start`: its first `done` items; `rest` was handed back."""
+    def answered(self, start: int) -> None:
+        """Note that the chunk at `start` is not out any more; of each of its items `hold` or `hand_back` tells."""
         del self._out[start]
-        if rest is not None:
-            self._handed_back.append((start + done, rest))
-        if done:
-            self._held[start] = (done, answer)
+
+    def hold(self, start: int, length: int, answer: Any) -> None:
+        """Note the answer to the `length` items from `start` on."""
+        self._held[start] = (length, answer)
         self._release(start)
 
-    def take_handed_back(self) -> tuple[int, Any] | None:
-        """The earliest part that a worker handed back: (start, items), to be sent again."""
+    def hand_back(self, part: Part) -> None:
+        """Note items that have to be sent again."""
+        self._handed_back.append(part)
+
+    def take_handed_back(self) -> Part | None:
+        """The earliest part that has to be sent again."""
         if not self._handed_back:
             return None
-        first = min(self._handed_back, key=lambda part: part[0])
+        first = min(self._handed_back, key=lambda part: part.start)
         self._handed_back.remove(first)
         return first
-
-    def give_back(self, start: int, items: Any) -> None:
-        """Return a part of what was taken from the handed back."""
-        self._handed_back.append((start, items))
 
     def take_ready(self) -> tuple[int, Any] | None:
         """The next answer to deliver: (its length in items, the answer). Count it with `delivered`."""

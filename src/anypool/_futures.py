@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import threading
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future, wait
 from typing import TYPE_CHECKING, Any
 
 from anypool import _packing
 from anypool._dispatch import Dispatcher, Task
+from anypool._envelope import Envelope, Job, Reply
+from anypool._stores import Outbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from anypool._envelope import Job, Reply
-    from anypool._stores import Outbox
+    from anypool._attempts import Attempts
+
+_STOPS_WITHIN = 5.0
+"""Seconds for a stopped call's worker to be seen dead: milliseconds, unless the machine is in trouble."""
 
 
 class Output:
@@ -92,6 +97,13 @@ class CallFuture(Future[Any]):
             self.set_running_or_notify_cancel()  # tells those that wait at once, not when a worker is free
         return cancelled
 
+    def stop(self) -> bool:
+        """End the call if it runs and the backend can; whether it is cancelled. For `PoolExecutor.cancel`."""
+        task = self._task
+        if task is not None and task.dispatcher.stop_task(task, CancelledError()):
+            wait([self], _STOPS_WITHIN)
+        return self.cancelled()
+
     def running(self) -> bool:
         """Whether the call is on a worker now, as far as the backend can know."""
         task = self._task
@@ -126,53 +138,100 @@ class CallFuture(Future[Any]):
 
 
 class CallTask(Task):
-    """One submitted call."""
+    """One submitted call; sent again where its policies say so.
+
+    Parameters
+    ----------
+    job : Job
+        What it runs.
+    around_bytes : bytes or None
+        The job's surroundings, packed; None where the call travels as it is.
+    index : int
+        Its place in the order of submission: that of its random numbers.
+    call : tuple
+        ``(args, kwargs)``.
+    """
 
     def __init__(
         self,
-        payload: Any,
-        outbox: Outbox | None,
         job: Job,
+        around_bytes: bytes | None,
+        index: int,
+        call: tuple[tuple[Any, ...], dict[str, Any]],
         dispatcher: Dispatcher,
         future: CallFuture,
         shelf: Shelf,
         annotate: Callable[[BaseException, Reply], None],
+        attempts: Attempts,
+        limit: float | None,
     ) -> None:
-        super().__init__(payload, outbox)
+        payload, outbox = _pack(job, around_bytes, index, call, dispatcher)
+        super().__init__(payload, outbox, limit)
         self._job: Job | None = job
+        self._around_bytes = around_bytes
+        self._index = index
+        self._call = call
+        # Packed once, so that what the caller changes meanwhile does not reach another run; but large buffers are
+        # gone with the worker that took them.
+        self._packed = payload if outbox is None or outbox.is_empty else None
         self.dispatcher = dispatcher
         self._future: CallFuture | None = future
         self._shelf = shelf
         self._place = shelf.place()
         self._annotate = annotate
+        self._attempts = attempts
         future._task = self
 
     def deliver(self, reply: Any, error: BaseException | None) -> None:
-        future = self._take_future()
-        if not future.set_running_or_notify_cancel():
-            return
         try:
-            self._settle(future, reply, error)
+            if error is not None:
+                outcome = self._attempts.settle_loss(self._index, (self._call,), error, self.seen)
+            else:
+                reply = _packing.unpack_reply(reply) if type(reply) is tuple else reply
+                if reply.broken is not None:
+                    raise self.dispatcher.fail_initializer(reply.broken)
+                outcome = self._attempts.settle(self._index, (self._call,), reply)
         except BaseException as exc:  # ours: a reply that cannot be read; whoever waits must not wait for ever
-            future.set_exception(exc)
-
-    def _settle(self, future: CallFuture, packed: Any, error: BaseException | None) -> None:
-        if error is not None:
-            future.set_exception(error)
+            future = self._take_future()
+            if future.set_running_or_notify_cancel():
+                future.set_exception(exc)
             return
-        reply = _packing.unpack_reply(packed) if type(packed) is tuple else packed
-        if reply.broken is not None:
-            future.set_exception(self.dispatcher.fail_initializer(reply.broken))
+        if outcome.held:
+            self._settle(self._take_future(), outcome.held[0][1])
+            return
+        seconds = outcome.later[0][0] if outcome.later else 0.0
+        self.dispatcher.submit_later(self._next_run(), seconds)
+
+    def _next_run(self) -> CallTask:
+        assert self._job is not None
+        assert self._future is not None
+        job, self._job = self._job, None  # the next run's to free
+        future, self._future = self._future, None
+        again = copy.copy(self)
+        again.renew()
+        payload, outbox = self._packed, None
+        if payload is None:
+            payload, outbox = _pack(job, self._around_bytes, self._index, self._call, self.dispatcher)
+        again.payload, again._outbox, again._job, again._future = payload, outbox, job, future
+        future._task = again
+        return again
+
+    def _settle(self, future: CallFuture, reply: Reply) -> None:
+        error = reply.errors.get(0)
+        if error is not None and error is self.ended_by and isinstance(error, CancelledError):
+            future._cancel_now()
+            return
+        if not future.set_running_or_notify_cancel():
             return
         if reply.events:
             output = Output(reply.events, str(reply.worker))
             future._output = (self._shelf, self._place, output)
             self._shelf.put(self._place, output)
-        if reply.errors:
-            self._annotate(reply.errors[0], reply)
-            future.set_exception(reply.errors[0])
-        else:
+        if error is None:
             future.set_result(reply.values[0])
+        else:
+            self._annotate(error, reply)
+            future.set_exception(error)
 
     def withdrawn(self) -> None:
         self._take_future()._cancel_now()
@@ -189,3 +248,18 @@ class CallTask(Task):
         assert future is not None
         future._task = None
         return future
+
+
+def _pack(
+    job: Job,
+    around_bytes: bytes | None,
+    index: int,
+    call: tuple[tuple[Any, ...], dict[str, Any]],
+    dispatcher: Dispatcher,
+) -> tuple[Any, Outbox | None]:
+    """What a backend gets for one call, and what holds its large buffers."""
+    if around_bytes is None:
+        return Envelope(job, index, (call,), 1), None
+    stores = dispatcher.stores
+    outbox = Outbox(stores) if stores else None
+    return _packing.pack(job, around_bytes, index, (call,), None, outbox.store if outbox else None), outbox

@@ -3,9 +3,9 @@
 ::
 
     input ─read─> chunk ─pack─> ChunkTask ─dispatcher─> worker
-                    │                                      │ (any thread)
-                    └── kept until answered                v
-    caller <─yield─ Flow: ready <─ held <─ out <──── arrivals (queue)
+                    ^                                      │ (any thread)
+                    └─ handed back, or to run again ─┐     v
+    caller <─yield─ Flow: ready <─ held <─ Attempts <─── arrivals (queue)
 
 All of it runs in the thread that asks for results, since generators are not thread-safe; other threads only
 put what arrived into the queue. So nothing is read, and nothing sent, while nobody asks, except at shutdown.
@@ -15,19 +15,23 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from itertools import repeat
+from heapq import heappop, heappush
+from itertools import count, repeat
 from queue import Empty, SimpleQueue
 from time import monotonic, perf_counter
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from anypool import _packing
+from anypool._attempts import NEVER, Attempts, Outcome
 from anypool._chunks import ChunkSizes, Plan, read
-from anypool._current import current_worker
 from anypool._dispatch import LOOKS_UP_AFTER, Dispatcher, Task
 from anypool._envelope import Envelope, Job, Reply
-from anypool._flow import Flow
+from anypool._flow import Flow, Part
 from anypool._stores import Outbox
 from anypool.errors import ExecutorClosed
+
+if TYPE_CHECKING:
+    from anypool._retry import Retry
 
 # Without `buffersize`: enough that a slow first item does not leave the other workers idle for want of room,
 # and at most this many chunks' worth of results held back.
@@ -36,8 +40,6 @@ _WINDOW_CHUNKS_PER_WORKER = 4
 _CHUNKS_OUT_PER_WORKER = 2
 # With a result ready to go out, the input is read no longer than this, in seconds, before it goes out.
 _READ_AHEAD_SECONDS = 0.002
-
-_EVERYTHING = 1 << 62
 
 
 class ChunkTask(Task):
@@ -50,8 +52,9 @@ class ChunkTask(Task):
         start: int,
         items: Sequence[Any],
         arrivals: SimpleQueue[tuple[ChunkTask, Any, Any, float]],
+        limit: float | None,
     ) -> None:
-        super().__init__(payload, outbox)
+        super().__init__(payload, outbox, limit)
         self.start = start
         self.items = items
         self._arrivals = arrivals
@@ -84,6 +87,8 @@ class Map:
         As for `PoolExecutor.map`.
     annotate : callable
         ``annotate(exc, index, item, reply)`` adds the note of a failed call.
+    retry, on_lost, call_timeout
+        As of `Settings`.
     """
 
     def __init__(
@@ -101,6 +106,9 @@ class Map:
         chunksize: int | None,
         buffersize: int | None,
         annotate: Callable[[BaseException, int, Any, Reply], None],
+        retry: Retry | None = None,
+        on_lost: Literal["raise", "retry"] = "raise",
+        call_timeout: float | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._job = job
@@ -119,11 +127,15 @@ class Map:
         self._arrivals: SimpleQueue[tuple[ChunkTask, Any, Any, float]] = SimpleQueue()
         self._out: set[ChunkTask] = set()
         self._input_ended = False
-        self._fails_at = _EVERYTHING  # the lowest item known to fail: nothing behind it will be delivered
+        self._fails_at = NEVER  # the lowest item known to fail: nothing behind it will be delivered
         self._is_cancelled = False
         self._is_asked = False  # somebody has asked for a result
         self._is_dropped = False  # nobody can ask for one any more
         self._input_error: BaseException | None = None
+        self._call_timeout = call_timeout
+        self._attempts = Attempts(retry, on_lost, self._is_returned)
+        self._later: list[tuple[float, int, Part]] = []  # a heap of what runs again: when, a number that decides, what
+        self._later_count = count()
         self._random_used: set[str] = set()
         # Held for a step, not between them: shutdown may have to finish the map from another thread.
         self._lock = threading.RLock()
@@ -217,21 +229,20 @@ class Map:
 
         An input without a length may be endless, and a `buffersize` says that no more may be held.
         """
-        return (
-            self._total is not None
-            and self._buffersize is None
-            and not self._is_cancelled
-            and not (self._input_ended and self._flow.is_drained)
-        )
+        return self._total is not None and self._buffersize is None and not self._is_cancelled and not self._is_done
+
+    @property
+    def _is_done(self) -> bool:
+        return self._input_ended and self._flow.is_drained and not self._later
 
     def finish(self) -> None:
         """Run the rest of an input of known length; hold its results for whoever asks."""
         with self._lock:
-            self._flow.window = _EVERYTHING
+            self._flow.window = NEVER
             while self._must_finish:
                 sent = self._pump()
-                if self._out:
-                    self._absorb(self._next_arrival())
+                if self._out or self._later:
+                    self._absorb_next(None)
                 elif not sent:
                     break
         if self._is_dropped:
@@ -273,37 +284,33 @@ class Map:
                 answer = self._flow.take_ready()
                 if answer is not None:
                     return answer
-                if not self._out:
+                if not self._out and not self._later:
                     self._check_complete()
                     return None
-                self._absorb(self._wait())
-                while not self._arrivals.empty():
-                    self._absorb(self._arrivals.get())
+                self._absorb_next(self._deadline)
 
     def _check_complete(self) -> None:
-        if self._is_cancelled and not (self._input_ended and self._flow.is_drained):
+        if self._is_cancelled and not self._is_done:
             from concurrent.futures import CancelledError
 
             raise CancelledError("the map was cancelled by the shutdown of its executor")
 
-    def _next_arrival(self) -> tuple[ChunkTask, Any, Any, float]:
-        while True:
-            try:
-                return self._arrivals.get(timeout=LOOKS_UP_AFTER)
-            except Empty:
-                continue
-
-    def _wait(self) -> tuple[ChunkTask, Any, Any, float]:
-        while True:
-            patience = LOOKS_UP_AFTER
-            if self._deadline is not None:
-                patience = min(patience, max(0.0, self._deadline - monotonic()))
-            try:
-                return self._arrivals.get(timeout=patience)
-            except Empty:
-                if self._deadline is not None and monotonic() >= self._deadline:
-                    text = f"the results were not there {self._timeout} s after the call of map"
-                    raise TimeoutError(text) from None
+    def _absorb_next(self, deadline: float | None) -> None:
+        """Wait until a chunk arrives, or one is due to run again; take in all that has arrived."""
+        now = monotonic()
+        patience = LOOKS_UP_AFTER
+        if deadline is not None:
+            patience = min(patience, deadline - now)
+        if self._later:
+            patience = min(patience, self._later[0][0] - now)
+        try:
+            self._absorb(self._arrivals.get(timeout=max(0.0, patience)))
+        except Empty:
+            if deadline is not None and monotonic() >= deadline:
+                text = f"the results were not there {self._timeout} s after the call of map"
+                raise TimeoutError(text) from None
+        while not self._arrivals.empty():
+            self._absorb(self._arrivals.get())
 
     def _pump(self) -> bool:
         """Send chunks while there is room; whether any went out."""
@@ -325,15 +332,17 @@ class Map:
 
     def _next_chunk(self) -> tuple[int, Sequence[Any], Plan] | None:
         """The next chunk to send: (start, items, plan); what was handed back goes first."""
-        while (rest := self._flow.take_handed_back()) is not None:
-            start, items = rest
+        while self._later and self._later[0][0] <= monotonic():
+            self._flow.hand_back(heappop(self._later)[2])
+        while (part := self._flow.take_handed_back()) is not None:
+            start, items, alone = part
             if start > self._fails_at:
                 continue
-            plan = self._sizes.plan(len(items))
+            plan = Plan(1) if alone else self._sizes.plan(len(items))
             if len(items) > plan.size:
-                self._flow.give_back(start + plan.size, items[plan.size :])
+                self._flow.hand_back(Part(start + plan.size, items[plan.size :], alone))
             return start, items[: plan.size], plan
-        if self._input_ended or self._fails_at < _EVERYTHING or not self._flow.room:
+        if self._input_ended or self._fails_at < NEVER or not self._flow.room:
             return None
         remaining = None if self._total is None else max(1, self._total - self._flow.items_read)
         plan = self._sizes.plan(remaining)
@@ -373,7 +382,7 @@ class Map:
             outbox = Outbox(stores) if stores else None
             store = outbox.store if outbox else None
             payload = _packing.pack(self._job, self._around_bytes, start, items, plan, store)
-        task = ChunkTask(payload, outbox, start, items, self._arrivals)
+        task = ChunkTask(payload, outbox, start, items, self._arrivals, self._call_timeout)
         self._out.add(task)
         self._flow.sent(start, len(items))
         try:
@@ -385,38 +394,34 @@ class Map:
     def _absorb(self, arrival: tuple[ChunkTask, Any, Any, float]) -> None:
         task, packed, error, arrived_at = arrival
         self._out.discard(task)
+        self._flow.answered(task.start)
         if packed is None and error is None:  # withdrawn
-            self._flow.answered(task.start, 0, None)
+            self._flow.hand_back(Part(task.start, task.items))
             return
         if error is not None:
-            reply = Reply([None], {0: error}, [], 0.0, current_worker())
-        else:
-            reply = _packing.unpack_reply(packed) if type(packed) is tuple else packed
+            self._carry_out(self._attempts.settle_loss(task.start, task.items, error, task.seen))
+            return
+        reply = _packing.unpack_reply(packed) if type(packed) is tuple else packed
         if reply.broken is not None:
             reply.values, reply.errors = [None], {0: self._dispatcher.fail_initializer(reply.broken)}
-        done = len(reply.values)
-        ends = [offset for offset, each in reply.errors.items() if not self._is_returned(each)]
-        if ends:
-            self._fails_at = min(self._fails_at, task.start + min(ends))
-        elif error is not None:
-            self._fail_all(reply, error, len(task.items))
-            done = len(task.items)
-        rest = task.items[done:] if task.start + done <= self._fails_at else None
-        if error is None:
-            self._sizes.observe(done, reply.seconds, arrived_at - task.sent_at - reply.seconds)
+        self._sizes.observe(len(reply.values), reply.seconds, arrived_at - task.sent_at - reply.seconds)
         self._random_used.update(reply.random_used)
-        items = task.items if reply.errors else ()
-        self._flow.answered(task.start, done, (task.start, reply, items), rest or None)
+        self._carry_out(self._attempts.settle(task.start, task.items, reply))
+
+    def _carry_out(self, outcome: Outcome) -> None:
+        for start, reply, items in outcome.held:
+            self._flow.hold(start, len(reply.values), (start, reply, items))
+        self._fails_at = min(self._fails_at, outcome.fails_at)
+        for part in outcome.back:
+            if part.start <= self._fails_at:
+                self._flow.hand_back(part)
+        for seconds, part in outcome.later:
+            if part.start <= self._fails_at:
+                heappush(self._later, (monotonic() + seconds, next(self._later_count), part))
 
     def _is_returned(self, error: BaseException) -> bool:
         """Whether `error` is delivered as a value. Ctrl-C, `sys.exit` and the like never are."""
         return self._returns_errors and isinstance(error, Exception)
-
-    @staticmethod
-    def _fail_all(reply: Reply, error: BaseException, length: int) -> None:
-        """The pool's trouble with a chunk is each of its items'."""
-        reply.values = [None] * length
-        reply.errors = dict.fromkeys(range(length), error)
 
     def _report_random(self) -> None:
         if self._random_used:

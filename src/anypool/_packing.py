@@ -3,9 +3,15 @@
 ::
 
     envelope: (backend, inner threads, surroundings key and bytes, job key, fn, style, keep_going,
+<<<<<<< HEAD
                start, column, length, budget, look_every, observed, whether large buffers may stay in this machine's
                memory)
     reply:    (column, {offset: Raised}, events, seconds, worker fields, random_used, Raised or None, receipts)
+=======
+               start, column, length, budget, look_every, whether large buffers may stay in this machine's memory,
+               where its ticket is or None, whether that notes the time of each item)
+    reply:    (column, {offset: Raised}, events, seconds, worker fields, random_used, Raised or None)
+>>>>>>> 842f0bb (wip)
 
 Any native pool's pickler takes bytes, str and numbers, and none looks inside.
 """
@@ -21,14 +27,18 @@ from typing import TYPE_CHECKING, Any
 
 from anypool import _wire
 from anypool._envelope import Envelope, Job, Reply, Surroundings, Worker
+from anypool._tickets import open_ticket
 from anypool.errors import SendError
 
 if TYPE_CHECKING:
     from anypool._chunks import Plan
     from anypool._segments_owner import Segments
+    from anypool._tickets import Ref as TicketRef
+    from anypool._tickets import Stub
     from anypool._wire import Store
 
 __all__ = [
+<<<<<<< HEAD
     "claim_reply",
     "inner_threads_of",
     "is_observed",
@@ -37,6 +47,19 @@ __all__ = [
     "pack_surroundings",
     "unpack",
     "unpack_reply",
+=======
+    "begin_ticket",
+    "claim_reply",
+    "inner_threads_of",
+    "pack",
+    "pack_note",
+    "pack_reply",
+    "pack_surroundings",
+    "unpack",
+    "unpack_note",
+    "unpack_reply",
+    "with_ticket",
+>>>>>>> 842f0bb (wip)
 ]
 
 _KEPT = 32
@@ -87,7 +110,23 @@ def pack(
         look_every,
         job.observed,
         store is not None,
+        None,
+        False,
     )
+
+
+def with_ticket(packed: tuple[Any, ...], ref: TicketRef, *, timed: bool) -> tuple[Any, ...]:
+    """The same envelope, whose worker is to note what comes of it in the ticket at `ref`."""
+    return (*packed[:-2], ref, timed)
+
+
+def begin_ticket(packed: tuple[Any, ...]) -> Stub | None:
+    """Note, before anything is unpacked, that this worker has come to the envelope; where to note more."""
+    ref, timed = packed[-2:]
+    if ref is None:
+        return None
+    stub = open_ticket(ref)
+    return stub if stub is not None and stub.begin(ref[-1], timed=timed) else None
 
 
 class _Unpacked(threading.local):
@@ -135,9 +174,15 @@ def unpack(packed: tuple[Any, ...]) -> Envelope:
         fn = _wire.loads(fn_bytes)
         if style != "call" or (is_small and type(fn) is FunctionType):
             _keep(functions, known_as, fn, _KEPT if is_small else _LARGE_KEPT)
+<<<<<<< HEAD
     length, budget, look_every, observed, _ = plan
     job = Job(key=key, fn=fn, style=style, keep_going=keep_going, around=around, observed=observed)
     return Envelope(job, start, _wire.unpack_column(_wire.Column(*column)), length, budget, look_every)
+=======
+    job = Job(key=key, fn=fn, style=style, keep_going=keep_going, around=around)
+    length, budget, look_every, _, _, timed = plan
+    return Envelope(job, start, _wire.unpack_column(_wire.Column(*column)), length, budget, look_every, timed)
+>>>>>>> 842f0bb (wip)
 
 
 def _unpack_surroundings(data: bytes) -> Surroundings:
@@ -175,7 +220,7 @@ def claim_reply(packed: Any) -> None:
 
 def pack_reply(reply: Reply, to: tuple[Any, ...]) -> tuple[Any, ...]:
     """`reply` as a tuple of bytes; `to` is the packed envelope that it answers."""
-    store = _results().store if to[-1] else None
+    store = _results().store if to[-3] else None
     from anypool._raised_pack import pack as pack_raised
 
     unsendable: dict[int, SendError] = {}
@@ -201,14 +246,62 @@ def unpack_reply(packed: tuple[Any, ...]) -> Reply:
 
     column, raised, events, seconds, fields, used, broken, receipts = packed
     errors: dict[int, BaseException] = {offset: unpack_raised(each, _wire.loads) for offset, each in raised.items()}
+    values = _unpack_values(column, errors)
+    failure = None if broken is None else unpack_raised(broken, _wire.loads)
+    return Reply(values, errors, events, seconds, Worker(*fields), used, failure)
+
+
+def _unpack_values(column: tuple[Any, ...], errors: dict[int, BaseException]) -> list[Any]:
     values: list[Any] = []
     rebuilt = iter(_wire.unpack_column(_wire.Column(*column)))
     while True:
         try:
             values.extend(rebuilt)
-            break
+            return values
         except SendError as exc:
             errors.setdefault(len(values), SendError(f"the result {exc}"))
             values.append(None)
+<<<<<<< HEAD
     failure = None if broken is None else unpack_raised(broken, _wire.loads)
     return Reply(values, errors, events, seconds, Worker(*fields), used, failure, receipts)
+=======
+
+
+class _TooLargeError(Exception):
+    """A buffer that would have to be copied twice."""
+
+
+def pack_note(
+    values: Sequence[Any], errors: dict[int, BaseException], events: Sequence[Any], worker: Worker
+) -> bytes | None:
+    """What a few items of a chunk came to, for its ticket; None if their large buffers should rather go home now."""
+    from anypool._raised_pack import pack as pack_raised
+
+    def refuse(offset: int, why: SendError) -> bytes:
+        raised[offset] = pack_raised(SendError(f"the result: {why}"), _wire.dumps)
+        return _wire.refusal(why)
+
+    raised: dict[int, Any] = {offset: pack_raised(exc, _wire.dumps) for offset, exc in errors.items()}
+    try:
+        column = _wire.pack_column(values, refuse, _refuse_large)
+    except _TooLargeError:
+        return None
+    told = (worker.backend, worker.host, worker.pid, worker.thread) if raised or events else None
+    return pickle.dumps(((column.whole, column.each), raised or None, events or None, told), _wire.PROTOCOL)
+
+
+def _refuse_large(_buffers: Sequence[pickle.PickleBuffer]) -> None:
+    raise _TooLargeError
+
+
+def unpack_note(note: bytes) -> Reply:
+    """What `pack_note` packed."""
+    from anypool._raised_unpack import unpack as unpack_raised
+
+    column, raised, events, told = pickle.loads(note)
+    errors: dict[int, BaseException] = {
+        offset: unpack_raised(each, _wire.loads) for offset, each in (raised or {}).items()
+    }
+    values = _unpack_values(column, errors)
+    return Reply(values, errors, list(events or ()), 0.0, Worker(*(told or ("", "", 0, ""))))
+>>>>>>> 842f0bb (wip)

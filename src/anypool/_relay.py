@@ -97,6 +97,12 @@ class Capture:
         with self._lock:
             return self._sealed if self._log is None else merged(self._log)
 
+    def events_since(self, mark: int) -> tuple[list[Event], int]:
+        """What was captured after `mark`, while it is open, and the mark for the next time; the first mark is 0."""
+        with self._lock:
+            log = self._log or []
+            return merged(log[mark:]), len(log)
+
     def takes(self, kind: str) -> bool:
         """Whether output of this kind is captured here, now."""
         return self._log is not None and kind in self._kinds

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from anypool._retry import Retry
 from anypool._seeds import Seed
 
 __all__ = ["GENERAL", "POSITIVE", "SETTINGS", "Settings"]
@@ -33,6 +35,19 @@ class Settings:
         Items read ahead of the one that was asked for, >= 1. None takes a few per worker.
     timeout : float or None
         Seconds from the call of a map until its last result, None for no limit.
+    retries : int, Retry, mapping or None
+        How often a call that raised runs again, with the same random numbers; a policy, or a mapping of its fields.
+    on_lost : "raise" or "retry"
+        What becomes of a call whose worker died: it fails with `WorkerLost`; or it runs again, up to three times.
+    call_timeout : float or None
+        Seconds that one call may run, counted on its worker; then it is stopped and fails with `CallTimeout`. Where
+        a running call cannot be stopped, asking for it is an error (`Unsupported`).
+    journal : str or path or None
+        A file that keeps what each finished item of a map came to; a map that was interrupted goes on from it.
+    progress : bool, "tqdm", "rich", "notebook", "log", "none" or callable
+        Show how many items of a map are done; or call this with it.
+    trace : bool, str or path
+        Keep a receipt of each item for `report`; saved there at the end, if it is a path.
     inner_threads : int or None
         Threads that BLAS and OpenMP may use inside one call, >= 1. None means 1, on every backend, so that
         sums agree to the last bit.
@@ -52,6 +67,12 @@ class Settings:
     chunksize: int | None = None
     buffersize: int | None = None
     timeout: float | None = None
+    retries: int | Retry | Mapping[str, object] | None = None
+    on_lost: Literal["raise", "retry"] = "raise"
+    call_timeout: float | None = None
+    journal: str | os.PathLike[str] | None = None
+    progress: bool | Literal["tqdm", "rich", "notebook", "log", "none"] | Callable[..., object] = False
+    trace: bool | str | os.PathLike[str] = False
     inner_threads: int | None = None
     environment: tuple[str, ...] = ()
     reuse: bool = False

@@ -50,6 +50,11 @@ class Outbox:
         self._refs += refs or ()
         return refs
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether all of it travels in the pickle."""
+        return not self._refs
+
     def close(self) -> None:
         """Take back what no worker has opened. What one has opened stays good."""
         self._segments.release(self._refs)

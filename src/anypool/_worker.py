@@ -22,19 +22,29 @@ from typing import TYPE_CHECKING, Any
 
 from anypool import _wire
 from anypool._current import Running, running, this_worker
-from anypool._envelope import Envelope, Initializer, Job, Reply, Surroundings
+from anypool._envelope import Envelope, Initializer, Job, Reply, Surroundings, Worker
 from anypool._frames import without_ours
+<<<<<<< HEAD
 from anypool._packing import inner_threads_of, is_observed, pack_reply, unpack
+=======
+from anypool._packing import begin_ticket, inner_threads_of, pack_note, pack_reply, unpack
+>>>>>>> 842f0bb (wip)
 from anypool.errors import SendError
 
 if TYPE_CHECKING:
     from anypool._relay import Capture
     from anypool._seeds_watch import GlobalWatch
+    from anypool._tickets import Stub
 
 __all__ = ["run"]
 
 # With none of these loaded there is no BLAS or OpenMP to limit, and no need to look for one.
 _COUNT_THREADS = frozenset({"numpy", "scipy", "torch", "sklearn", "numba", "mkl"})
+
+# Of a chunk so many items are noted one by one; after them as many at once as take so many seconds.
+_NOTED_SINGLY = 64
+_NOTE_AFTER = 0.000_05
+_NOTED_AT_ONCE = 256
 
 
 def run(payload: Any) -> Any:
@@ -52,7 +62,11 @@ def run(payload: Any) -> Any:
     """
     if type(payload) is not tuple:
         return _run(payload)
+<<<<<<< HEAD
     entered = perf_counter() if is_observed(payload) else None
+=======
+    stub = begin_ticket(payload)
+>>>>>>> 842f0bb (wip)
     threads = inner_threads_of(payload)
     if threads is not None:
         _settle_process(threads)
@@ -60,10 +74,17 @@ def run(payload: Any) -> Any:
         envelope = unpack(payload)
     except SendError as exc:  # the function cannot be rebuilt here: so said for the first item
         return pack_reply(Reply([None], {0: exc}, [], 0.0, this_worker(payload[0])), payload)
+<<<<<<< HEAD
     return pack_reply(_run(envelope, entered), payload)
 
 
 def _run(envelope: Envelope, entered: float | None = None) -> Reply:
+=======
+    return pack_reply(_run(envelope, stub), payload)
+
+
+def _run(envelope: Envelope, stub: Stub | None = None) -> Reply:
+>>>>>>> 842f0bb (wip)
     job = envelope.job
     values: list[Any] = []
     errors: dict[int, BaseException] = {}
@@ -78,13 +99,19 @@ def _run(envelope: Envelope, entered: float | None = None) -> Reply:
         context.run(running.set, Running(job, envelope.start, position))
         capture = _enter_capture(stack, job, context, position)
         call, watch = _enter_randomness(stack, job, context, envelope.start, position)
+<<<<<<< HEAD
         receipts = None
         if job.observed is not None:
             from anypool._observed import observe
 
             call, receipts = observe(call, job, envelope.start, position, entered)
+=======
+        if stub is not None and envelope.timed:
+            call = _timed(call, stub, position)
+        notes = None if stub is None or envelope.length == 1 else _Notes(stub, values, errors, capture, worker)
+>>>>>>> 842f0bb (wip)
         started = perf_counter()
-        _run_items(call, envelope, context, values, errors)
+        _run_items(call, envelope, context, values, errors, notes)
         seconds = perf_counter() - started
         used = watch.used() if watch is not None else ()
     events = capture.events if capture is not None else []
@@ -167,12 +194,67 @@ def _by_style(job: Job) -> Callable[[Any], Any]:
     return lambda item: fn(*item[0], **item[1])
 
 
+def _timed(call: Callable[[Any], Any], stub: Stub, position: Callable[[], int]) -> Callable[[Any], Any]:
+    """`call`, with a word before each about when it begins."""
+
+    def timed(item: Any) -> Any:
+        stub.begin_item(position())
+        return call(item)
+
+    return timed
+
+
+class _Notes:
+    """Notes in the ticket of a chunk what its items came to, so that it survives this process.
+
+    The first items each; then, where they are quick, several at a time, so that it stays small beside their time.
+    """
+
+    def __init__(
+        self,
+        stub: Stub,
+        values: list[Any],
+        errors: dict[int, BaseException],
+        capture: Capture | None,
+        worker: Worker,
+    ) -> None:
+        self._stub = stub
+        self._values = values
+        self._errors = errors
+        self._capture = capture
+        self._worker = worker
+        self._noted = 0
+        self._events = 0
+        self._at = perf_counter()
+        self.group = 1
+
+    def add(self, *, timed: bool) -> bool:
+        """Note what has ended since the last time; False if there is too much of it, so that it goes home now."""
+        first, end = self._noted, len(self._values)
+        errors = {offset - first: exc for offset, exc in self._errors.items() if offset >= first}
+        events: list[Any] = []
+        if self._capture is not None:
+            events, self._events = self._capture.events_since(self._events)
+            events = [(event[0] - first, *event[1:]) for event in events]
+        data = pack_note(self._values[first:end], errors, events, self._worker)
+        now = perf_counter()
+        if end >= _NOTED_SINGLY and not timed:
+            took, self._at = now - self._at, now
+            if took < _NOTE_AFTER:
+                self.group = min(2 * self.group, _NOTED_AT_ONCE)
+            elif took > 4 * _NOTE_AFTER:
+                self.group = max(1, self.group // 2)
+        self._noted = end
+        return data is not None and self._stub.note(end - first, data, self.group)
+
+
 def _run_items(
     call: Callable[[Any], Any],
     envelope: Envelope,
     context: contextvars.Context,
     values: list[Any],
     errors: dict[int, BaseException],
+    notes: _Notes | None,
 ) -> None:
     """Append the value of each item, None for one that raised; stop where the budget is spent.
 
@@ -186,7 +268,7 @@ def _run_items(
     while len(values) < length:
         before = len(values)
         try:
-            for item in islice(items, min(look_every, length - before)):
+            for item in islice(items, min(notes.group if notes else look_every, length - before)):
                 append(copy().run(call, item))
             if len(values) == before:
                 raise SendError(f"the chunk has {before} items, and not {length} as it says")
@@ -197,6 +279,8 @@ def _run_items(
             if not envelope.job.keep_going or not isinstance(exc, Exception):
                 return
         if envelope.budget is not None and perf_counter() > deadline:
+            return
+        if notes is not None and len(values) < length and not notes.add(timed=envelope.timed):
             return
 
 

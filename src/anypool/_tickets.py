@@ -1,0 +1,262 @@
+"""What one chunk has come to, in memory that its worker writes and the caller can still read when the worker is dead.
+
+::
+
+    caller: Tickets.take() ──ref in the envelope──> worker: open_ticket(ref)
+              ┌────────────────────────────────────────────────┐
+              │ words: serial, state, pid, done, group, ...    │ <── begin, begin_item, note
+              │ log:   what the items that ended came to       │
+              └────────────────────────────────────────────────┘
+            read() after the worker's end: which item it was at, what had ended before, what had not begun
+
+The memory has no name (see `_segments`): a worker finds it by the caller's pid and descriptor, and checks it by
+device and inode. It is mapped by each worker once, and used again for chunk after chunk; a serial number keeps a
+worker that comes late from writing into the ticket of another chunk.
+
+Each side writes its own words, a machine word at a time; nothing is locked. The worker writes an entry of the log
+before it counts it as done, so what is counted can be read.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import sys
+import threading
+import weakref
+from time import monotonic
+from typing import NamedTuple, TypeAlias
+
+__all__ = ["Note", "Ref", "Seen", "Stub", "Ticket", "Tickets", "open_ticket", "tickets_are_possible"]
+
+Ref: TypeAlias = tuple[int, int, int, int, int]
+"""Where a ticket is: the caller's pid, its descriptor, device, inode; and the serial number of the chunk."""
+
+_SERIAL, _BEGUN, _PID, _DONE, _GROUP, _USED, _SINCE, _CURRENT, _HALT, _NOTE_SIZE, _NOTE_NUMBER = range(11)
+
+_NOTE_AT = 128
+_NOTE_LIMIT = 896
+_LOG_AT = 1024
+_SIZE = 1 << 20
+"""Bytes. As much of the results of one chunk as this survives its worker; a chunk whose results are more goes home."""
+
+_ENTRY = struct.Struct("=QQ")  # how many items, how many bytes
+_KEPT = 256  # tickets that a worker has mapped; there are two for each worker of one pool
+_NANOSECONDS = 1e9
+
+
+class Seen(NamedTuple):
+    """What a ticket tells after the end of its worker.
+
+    Attributes
+    ----------
+    begun : bool
+        The worker had come to the chunk.
+    pid : int or None
+        Of the worker.
+    done : int
+        How many items, from the first on, had ended.
+    running : int
+        One of so many items after them was running; 0: none was.
+    log : list of (int, bytes)
+        How many items, and what the worker noted of them.
+    """
+
+    begun: bool
+    pid: int | None
+    done: int
+    running: int
+    log: list[tuple[int, bytes]]
+
+
+class Note(NamedTuple):
+    """What a call reported of itself: how often by now, and the last of it."""
+
+    number: int
+    data: bytes
+
+
+def tickets_are_possible() -> bool:
+    """Whether this platform has memory without a name that another process can find."""
+    return sys.platform == "linux" and hasattr(os, "memfd_create")
+
+
+class _Memory:
+    """A mapped ticket."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.map = mmap.mmap(descriptor, _SIZE)
+        self.words = memoryview(self.map)[:_NOTE_AT].cast("Q")
+
+    def message(self) -> Note:
+        """What the running call reported last."""
+        size = min(self.words[_NOTE_SIZE], _NOTE_LIMIT)
+        return Note(self.words[_NOTE_NUMBER], self.map[_NOTE_AT : _NOTE_AT + size])
+
+
+class Ticket(_Memory):
+    """The caller's end, for one chunk after the other."""
+
+    def __init__(self) -> None:
+        descriptor = os.memfd_create("anypool-ticket", os.MFD_CLOEXEC)
+        weakref.finalize(self, os.close, descriptor)
+        os.ftruncate(descriptor, _SIZE)
+        super().__init__(descriptor)
+        found = os.fstat(descriptor)
+        self._where = (os.getpid(), descriptor, found.st_dev, found.st_ino)
+        self._serial = 0
+
+    def reset(self) -> Ref:
+        """Be the ticket of a new chunk; return what its worker finds it by."""
+        self._serial += 1
+        words = self.words
+        words[_BEGUN] = words[_DONE] = words[_USED] = words[_CURRENT] = words[_HALT] = 0
+        words[_NOTE_SIZE] = words[_NOTE_NUMBER] = 0
+        words[_SERIAL] = self._serial
+        return (*self._where, self._serial)
+
+    @property
+    def pid(self) -> int | None:
+        """The worker that has begun the chunk."""
+        return self.words[_PID] if self.words[_BEGUN] else None
+
+    def current(self) -> tuple[int, float] | None:
+        """The item that runs and since when, by `time.monotonic`; of a chunk that notes the time of each item."""
+        words = self.words
+        item, since = words[_CURRENT], words[_SINCE]
+        # The item last: a worker that goes on in between is seen again a moment later.
+        return (item - 1, since / _NANOSECONDS) if item and item == words[_CURRENT] else None
+
+    def halt(self) -> None:
+        """Have no further item begun: the worker is about to be ended for the one that runs."""
+        self.words[_HALT] = 1
+
+    def read(self) -> Seen:
+        """What the chunk had come to when its worker ended."""
+        words = self.words
+        if not words[_BEGUN]:
+            return Seen(False, None, 0, 0, [])
+        log: list[tuple[int, bytes]] = []
+        at, done = _LOG_AT, 0
+        while done < words[_DONE]:
+            count, size = _ENTRY.unpack_from(self.map, at)
+            at += _ENTRY.size
+            log.append((count, self.map[at : at + size]))
+            at += size
+            done += count
+        # Where the time of each item is noted, it is known whether the next had begun.
+        running = words[_GROUP] if not words[_SINCE] else int(words[_CURRENT] == done + 1)
+        return Seen(True, words[_PID], done, running, log)
+
+
+class Stub(_Memory):
+    """The worker's end."""
+
+    def begin(self, serial: int, *, timed: bool) -> bool:
+        """Say that the chunk has begun; False if the ticket is another chunk's by now."""
+        words = self.words
+        if words[_SERIAL] != serial:
+            return False
+        words[_PID] = os.getpid()
+        words[_GROUP] = 1
+        words[_SINCE] = 1 if timed else 0
+        words[_BEGUN] = 1
+        return True
+
+    def begin_item(self, item: int) -> None:
+        """Say, of a chunk whose calls have a limit, that the call of `item` begins now."""
+        words = self.words
+        if words[_HALT]:
+            threading.Event().wait()  # until the caller ends this process
+        words[_SINCE] = int(monotonic() * _NANOSECONDS)
+        words[_CURRENT] = item + 1
+
+    def note(self, count: int, data: bytes, group: int) -> bool:
+        """Note that `count` more items have ended, and what of it; `group` items follow at once.
+
+        Returns False if there is no room for it.
+        """
+        words = self.words
+        used = words[_USED]
+        at = _LOG_AT + used
+        end = at + _ENTRY.size + len(data)
+        if end > _SIZE:
+            return False
+        _ENTRY.pack_into(self.map, at, count, len(data))
+        self.map[at + _ENTRY.size : end] = data
+        words[_USED] = end - _LOG_AT
+        # Both at once would be better; in this order a death in between blames items that had not begun.
+        words[_GROUP] = group
+        words[_DONE] += count
+        return True
+
+    def report(self, data: bytes) -> None:
+        """Leave a message for the caller, in place of the one before."""
+        words = self.words
+        self.map[_NOTE_AT : _NOTE_AT + len(data)] = data
+        words[_NOTE_SIZE] = len(data)
+        words[_NOTE_NUMBER] += 1
+
+
+class Tickets:
+    """The tickets of one executor. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._free: list[Ticket] = []
+        self._is_closed = False
+
+    def take(self) -> Ticket | None:
+        """A ticket that no chunk has; None where the system gives no memory."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            pass
+        try:
+            return Ticket()
+        except (OSError, ValueError):
+            return None  # no descriptor is left: a lost worker then takes its whole chunk along
+
+    def give_back(self, ticket: Ticket) -> None:
+        """Take back a ticket whose chunk has ended in peace. That of a lost worker's is better dropped."""
+        if not self._is_closed:
+            self._free.append(ticket)
+
+    def close(self) -> None:
+        """Let all of it go."""
+        self._is_closed = True
+        self._free.clear()
+
+
+# By where it is, not by chunk. Of this process, as mappings are; a forked child shares the pages, and is no worker.
+_stubs: dict[tuple[int, int, int, int], Stub] = {}
+
+
+def open_ticket(ref: Ref) -> Stub | None:
+    """The worker's end of the ticket at `ref`; None if it is not there any more."""
+    where = ref[:4]
+    stub = _stubs.get(where)
+    if stub is None:
+        stub = _map(*where)
+        if stub is None:
+            return None
+        while len(_stubs) >= _KEPT:
+            _stubs.pop(next(iter(_stubs)), None)
+        _stubs[where] = stub
+    return stub
+
+
+def _map(pid: int, number: int, device: int, inode: int) -> Stub | None:
+    try:
+        descriptor = os.open(f"/proc/{pid}/fd/{number}", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None  # the caller has gone, or is in another namespace
+    try:
+        found = os.fstat(descriptor)
+        if (found.st_dev, found.st_ino, found.st_size, found.st_uid) != (device, inode, _SIZE, os.geteuid()):
+            return None
+        return Stub(descriptor)
+    except (OSError, ValueError):
+        return None
+    finally:
+        os.close(descriptor)
