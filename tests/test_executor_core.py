@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import anypool
-from anypool._flow import Flow
+from anypool._flow import Flow, Part
 from anypool.backend import Traits
 from anypool.errors import BackendError, ExecutorClosed
 
@@ -496,14 +496,13 @@ def test_calls_that_turn_slow_midway_keep_order_and_errors(
 def _count_handed_back(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The lengths of the parts that workers handed back."""
     lengths: list[int] = []
-    answered = Flow.answered
+    hand_back = Flow.hand_back
 
-    def spy(self: Flow, start: int, done: int, answer: Any, rest: Any = None) -> None:
-        if rest is not None:
-            lengths.append(len(rest))
-        answered(self, start, done, answer, rest)
+    def spy(self: Flow, part: Part) -> None:
+        lengths.append(len(part.items))
+        hand_back(self, part)
 
-    monkeypatch.setattr(Flow, "answered", spy)
+    monkeypatch.setattr(Flow, "hand_back", spy)
     return lengths
 
 

@@ -9,7 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from anypool._flow import Flow
+from anypool._flow import Flow, Part
 
 _ITEMS = 40
 _SETTINGS = settings(max_examples=40, stateful_step_count=50, deadline=None)
@@ -45,10 +45,10 @@ class _AnyOrder(RuleBasedStateMachine):
     def send_again(self, size: int) -> None:
         part = self.flow.take_handed_back()
         assert part is not None, "a part that was handed back is lost"
-        start, items = part
+        start, items, _ = part
         self.parts_handed_back -= 1
         if len(items) > size:
-            self.flow.give_back(start + size, items[size:])
+            self.flow.hand_back(Part(start + size, items[size:]))
             self.parts_handed_back += 1
         self._send(start, items[:size])
 
@@ -61,11 +61,15 @@ class _AnyOrder(RuleBasedStateMachine):
     @rule(data=st.data())
     def answer(self, data: st.DataObject) -> None:
         start = data.draw(st.sampled_from(sorted(self.out)))
-        done = data.draw(st.integers(1, len(self.out[start])))
         items = self.out.pop(start)
-        rest = items[done:] or None
-        self.parts_handed_back += rest is not None
-        self.flow.answered(start, done, items[:done], rest)
+        self.flow.answered(start)
+        cuts = sorted({0, len(items), *data.draw(st.lists(st.integers(0, len(items)), max_size=3))})
+        for first, end in zip(cuts, cuts[1:], strict=False):
+            if data.draw(st.booleans()):
+                self.flow.hold(start + first, end - first, items[first:end])
+            else:  # failed, and to run again; or not begun
+                self.flow.hand_back(Part(start + first, items[first:end]))
+                self.parts_handed_back += 1
 
     @precondition(lambda self: self.flow.has_ready)
     @rule()
@@ -113,7 +117,7 @@ class _AnyOrder(RuleBasedStateMachine):
                 self.send_again(size=7)
             elif self.out:
                 start, items = self.out.popitem()
-                self.flow.answered(start, len(items), items)
+                _answer(self.flow, start, len(items), items)
             else:
                 assert self.flow.room, "nothing is under way, and nothing may be read"
                 self.read_and_send(size=7)
@@ -140,6 +144,14 @@ def _sent(flow: Flow, *lengths: int) -> list[int]:
     return starts
 
 
+def _answer(flow: Flow, start: int, done: int, answer: Any, rest: Any = None) -> None:
+    flow.answered(start)
+    if done:
+        flow.hold(start, done, answer)
+    if rest is not None:
+        flow.hand_back(Part(start + done, rest))
+
+
 def _take_all(flow: Flow) -> list[Any]:
     answers = []
     while (answer := flow.take_ready()) is not None:
@@ -150,38 +162,38 @@ def _take_all(flow: Flow) -> list[Any]:
 def test_an_early_answer_is_held_until_its_turn() -> None:
     flow = Flow(10, ordered=True)
     first, second = _sent(flow, 2, 3)
-    flow.answered(second, 3, "second")
+    _answer(flow, second, 3, "second")
     assert not flow.has_ready
-    flow.answered(first, 2, "first")
+    _answer(flow, first, 2, "first")
     assert _take_all(flow) == ["first", "second"]
 
 
 def test_an_early_answer_leaves_at_once_where_order_is_not_asked_for() -> None:
     flow = Flow(10, ordered=False)
     _, second = _sent(flow, 2, 3)
-    flow.answered(second, 3, "second")
+    _answer(flow, second, 3, "second")
     assert _take_all(flow) == ["second"]
 
 
 def test_what_follows_a_part_that_was_handed_back_waits_for_it() -> None:
     flow = Flow(10, ordered=True)
     first, second = _sent(flow, 4, 2)
-    flow.answered(first, 1, "a", rest=[1, 2, 3])
-    flow.answered(second, 2, "c")
+    _answer(flow, first, 1, "a", [1, 2, 3])
+    _answer(flow, second, 2, "c")
     assert _take_all(flow) == ["a"]
-    assert flow.take_handed_back() == (1, [1, 2, 3])
+    assert flow.take_handed_back() == Part(1, [1, 2, 3])
     flow.sent(1, 3)
-    flow.answered(1, 3, "b")
+    _answer(flow, 1, 3, "b")
     assert _take_all(flow) == ["b", "c"]
 
 
 def test_the_earliest_part_that_was_handed_back_goes_first() -> None:
     flow = Flow(10, ordered=True)
     first, second = _sent(flow, 2, 2)
-    flow.answered(second, 1, "c", rest=[3])
-    flow.answered(first, 1, "a", rest=[1])
-    assert flow.take_handed_back() == (1, [1])
-    assert flow.take_handed_back() == (3, [3])
+    _answer(flow, second, 1, "c", [3])
+    _answer(flow, first, 1, "a", [1])
+    assert flow.take_handed_back() == Part(1, [1])
+    assert flow.take_handed_back() == Part(3, [3])
     assert flow.take_handed_back() is None
 
 
@@ -189,7 +201,7 @@ def test_results_that_are_held_take_room_until_they_are_delivered() -> None:
     flow = Flow(5, ordered=True)
     _, second = _sent(flow, 2, 3)
     assert flow.room == 0
-    flow.answered(second, 3, "second")
+    _answer(flow, second, 3, "second")
     assert flow.room == 0
     flow.delivered(2)
     assert flow.room == 2
@@ -199,7 +211,7 @@ def test_results_that_are_held_take_room_until_they_are_delivered() -> None:
 def test_a_chunk_that_was_withdrawn_leaves_no_trace(ordered: bool) -> None:
     flow = Flow(5, ordered=ordered)
     (start,) = _sent(flow, 2)
-    flow.answered(start, 0, None)
+    _answer(flow, start, 0, None)
     assert flow.out == 0
     assert not flow.has_ready
     assert flow.is_drained

@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from anypool._retry import Retry
     from anypool._context_snapshot import ContextSnapshot
     from anypool._envelope import Worker
+    from anypool._retry import Retry
     from anypool.backend import Backend, Traits
 
 __all__ = ["Executor", "PoolExecutor", "get_executor"]
@@ -177,7 +177,16 @@ class PoolExecutor(_StdlibExecutor):
             return future
         around = None if traits.shares_memory else self._packed(job.around)
         task = CallTask(
-            job, around, index, call, self._dispatcher, future, self._shelf, annotate, self._attempts, settings.call_timeout
+            job,
+            around,
+            index,
+            call,
+            self._dispatcher,
+            future,
+            self._shelf,
+            annotate,
+            self._attempts,
+            settings.call_timeout,
         )
         self._dispatcher.submit(task)
         return future

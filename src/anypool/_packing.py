@@ -3,15 +3,9 @@
 ::
 
     envelope: (backend, inner threads, surroundings key and bytes, job key, fn, style, keep_going,
-<<<<<<< HEAD
                start, column, length, budget, look_every, observed, whether large buffers may stay in this machine's
-               memory)
+               memory, where its ticket is or None, whether that notes the time of each item)
     reply:    (column, {offset: Raised}, events, seconds, worker fields, random_used, Raised or None, receipts)
-=======
-               start, column, length, budget, look_every, whether large buffers may stay in this machine's memory,
-               where its ticket is or None, whether that notes the time of each item)
-    reply:    (column, {offset: Raised}, events, seconds, worker fields, random_used, Raised or None)
->>>>>>> 842f0bb (wip)
 
 Any native pool's pickler takes bytes, str and numbers, and none looks inside.
 """
@@ -38,19 +32,10 @@ if TYPE_CHECKING:
     from anypool._wire import Store
 
 __all__ = [
-<<<<<<< HEAD
-    "claim_reply",
-    "inner_threads_of",
-    "is_observed",
-    "pack",
-    "pack_reply",
-    "pack_surroundings",
-    "unpack",
-    "unpack_reply",
-=======
     "begin_ticket",
     "claim_reply",
     "inner_threads_of",
+    "is_observed",
     "pack",
     "pack_note",
     "pack_reply",
@@ -59,7 +44,6 @@ __all__ = [
     "unpack_note",
     "unpack_reply",
     "with_ticket",
->>>>>>> 842f0bb (wip)
 ]
 
 _KEPT = 32
@@ -149,7 +133,7 @@ def inner_threads_of(packed: tuple[Any, ...]) -> int | None:
 
 def is_observed(packed: tuple[Any, ...]) -> bool:
     """Whether somebody watches the calls in `packed`."""
-    return packed[-2] is not None
+    return packed[-4] is not None
 
 
 def unpack(packed: tuple[Any, ...]) -> Envelope:
@@ -174,15 +158,9 @@ def unpack(packed: tuple[Any, ...]) -> Envelope:
         fn = _wire.loads(fn_bytes)
         if style != "call" or (is_small and type(fn) is FunctionType):
             _keep(functions, known_as, fn, _KEPT if is_small else _LARGE_KEPT)
-<<<<<<< HEAD
-    length, budget, look_every, observed, _ = plan
+    length, budget, look_every, observed, _, _, timed = plan
     job = Job(key=key, fn=fn, style=style, keep_going=keep_going, around=around, observed=observed)
-    return Envelope(job, start, _wire.unpack_column(_wire.Column(*column)), length, budget, look_every)
-=======
-    job = Job(key=key, fn=fn, style=style, keep_going=keep_going, around=around)
-    length, budget, look_every, _, _, timed = plan
     return Envelope(job, start, _wire.unpack_column(_wire.Column(*column)), length, budget, look_every, timed)
->>>>>>> 842f0bb (wip)
 
 
 def _unpack_surroundings(data: bytes) -> Surroundings:
@@ -248,7 +226,7 @@ def unpack_reply(packed: tuple[Any, ...]) -> Reply:
     errors: dict[int, BaseException] = {offset: unpack_raised(each, _wire.loads) for offset, each in raised.items()}
     values = _unpack_values(column, errors)
     failure = None if broken is None else unpack_raised(broken, _wire.loads)
-    return Reply(values, errors, events, seconds, Worker(*fields), used, failure)
+    return Reply(values, errors, events, seconds, Worker(*fields), used, failure, receipts)
 
 
 def _unpack_values(column: tuple[Any, ...], errors: dict[int, BaseException]) -> list[Any]:
@@ -261,10 +239,6 @@ def _unpack_values(column: tuple[Any, ...], errors: dict[int, BaseException]) ->
         except SendError as exc:
             errors.setdefault(len(values), SendError(f"the result {exc}"))
             values.append(None)
-<<<<<<< HEAD
-    failure = None if broken is None else unpack_raised(broken, _wire.loads)
-    return Reply(values, errors, events, seconds, Worker(*fields), used, failure, receipts)
-=======
 
 
 class _TooLargeError(Exception):
@@ -304,4 +278,3 @@ def unpack_note(note: bytes) -> Reply:
     }
     values = _unpack_values(column, errors)
     return Reply(values, errors, list(events or ()), 0.0, Worker(*(told or ("", "", 0, ""))))
->>>>>>> 842f0bb (wip)

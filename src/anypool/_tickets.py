@@ -28,16 +28,14 @@ import weakref
 from time import monotonic
 from typing import NamedTuple, TypeAlias
 
-__all__ = ["Note", "Ref", "Seen", "Stub", "Ticket", "Tickets", "open_ticket", "tickets_are_possible"]
+__all__ = ["Ref", "Seen", "Stub", "Ticket", "Tickets", "open_ticket", "tickets_are_possible"]
 
 Ref: TypeAlias = tuple[int, int, int, int, int]
 """Where a ticket is: the caller's pid, its descriptor, device, inode; and the serial number of the chunk."""
 
-_SERIAL, _BEGUN, _PID, _DONE, _GROUP, _USED, _SINCE, _CURRENT, _HALT, _NOTE_SIZE, _NOTE_NUMBER = range(11)
+_SERIAL, _BEGUN, _PID, _DONE, _GROUP, _USED, _SINCE, _CURRENT, _HALT = range(9)
 
-_NOTE_AT = 128
-_NOTE_LIMIT = 896
-_LOG_AT = 1024
+_LOG_AT = 128
 _SIZE = 1 << 20
 """Bytes. As much of the results of one chunk as this survives its worker; a chunk whose results are more goes home."""
 
@@ -70,13 +68,6 @@ class Seen(NamedTuple):
     log: list[tuple[int, bytes]]
 
 
-class Note(NamedTuple):
-    """What a call reported of itself: how often by now, and the last of it."""
-
-    number: int
-    data: bytes
-
-
 def tickets_are_possible() -> bool:
     """Whether this platform has memory without a name that another process can find."""
     return sys.platform == "linux" and hasattr(os, "memfd_create")
@@ -87,12 +78,7 @@ class _Memory:
 
     def __init__(self, descriptor: int) -> None:
         self.map = mmap.mmap(descriptor, _SIZE)
-        self.words = memoryview(self.map)[:_NOTE_AT].cast("Q")
-
-    def message(self) -> Note:
-        """What the running call reported last."""
-        size = min(self.words[_NOTE_SIZE], _NOTE_LIMIT)
-        return Note(self.words[_NOTE_NUMBER], self.map[_NOTE_AT : _NOTE_AT + size])
+        self.words = memoryview(self.map)[:_LOG_AT].cast("Q")
 
 
 class Ticket(_Memory):
@@ -112,7 +98,6 @@ class Ticket(_Memory):
         self._serial += 1
         words = self.words
         words[_BEGUN] = words[_DONE] = words[_USED] = words[_CURRENT] = words[_HALT] = 0
-        words[_NOTE_SIZE] = words[_NOTE_NUMBER] = 0
         words[_SERIAL] = self._serial
         return (*self._where, self._serial)
 
@@ -190,13 +175,6 @@ class Stub(_Memory):
         words[_GROUP] = group
         words[_DONE] += count
         return True
-
-    def report(self, data: bytes) -> None:
-        """Leave a message for the caller, in place of the one before."""
-        words = self.words
-        self.map[_NOTE_AT : _NOTE_AT + len(data)] = data
-        words[_NOTE_SIZE] = len(data)
-        words[_NOTE_NUMBER] += 1
 
 
 class Tickets:

@@ -24,11 +24,7 @@ from anypool import _wire
 from anypool._current import Running, running, this_worker
 from anypool._envelope import Envelope, Initializer, Job, Reply, Surroundings, Worker
 from anypool._frames import without_ours
-<<<<<<< HEAD
-from anypool._packing import inner_threads_of, is_observed, pack_reply, unpack
-=======
-from anypool._packing import begin_ticket, inner_threads_of, pack_note, pack_reply, unpack
->>>>>>> 842f0bb (wip)
+from anypool._packing import begin_ticket, inner_threads_of, is_observed, pack_note, pack_reply, unpack
 from anypool.errors import SendError
 
 if TYPE_CHECKING:
@@ -62,11 +58,8 @@ def run(payload: Any) -> Any:
     """
     if type(payload) is not tuple:
         return _run(payload)
-<<<<<<< HEAD
     entered = perf_counter() if is_observed(payload) else None
-=======
     stub = begin_ticket(payload)
->>>>>>> 842f0bb (wip)
     threads = inner_threads_of(payload)
     if threads is not None:
         _settle_process(threads)
@@ -74,17 +67,10 @@ def run(payload: Any) -> Any:
         envelope = unpack(payload)
     except SendError as exc:  # the function cannot be rebuilt here: so said for the first item
         return pack_reply(Reply([None], {0: exc}, [], 0.0, this_worker(payload[0])), payload)
-<<<<<<< HEAD
-    return pack_reply(_run(envelope, entered), payload)
+    return pack_reply(_run(envelope, entered, stub), payload)
 
 
-def _run(envelope: Envelope, entered: float | None = None) -> Reply:
-=======
-    return pack_reply(_run(envelope, stub), payload)
-
-
-def _run(envelope: Envelope, stub: Stub | None = None) -> Reply:
->>>>>>> 842f0bb (wip)
+def _run(envelope: Envelope, entered: float | None = None, stub: Stub | None = None) -> Reply:
     job = envelope.job
     values: list[Any] = []
     errors: dict[int, BaseException] = {}
@@ -99,17 +85,14 @@ def _run(envelope: Envelope, stub: Stub | None = None) -> Reply:
         context.run(running.set, Running(job, envelope.start, position))
         capture = _enter_capture(stack, job, context, position)
         call, watch = _enter_randomness(stack, job, context, envelope.start, position)
-<<<<<<< HEAD
         receipts = None
         if job.observed is not None:
             from anypool._observed import observe
 
             call, receipts = observe(call, job, envelope.start, position, entered)
-=======
         if stub is not None and envelope.timed:
             call = _timed(call, stub, position)
         notes = None if stub is None or envelope.length == 1 else _Notes(stub, values, errors, capture, worker)
->>>>>>> 842f0bb (wip)
         started = perf_counter()
         _run_items(call, envelope, context, values, errors, notes)
         seconds = perf_counter() - started
