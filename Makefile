@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test quick lint types doctest soak bench docs clean
+.PHONY: demo test quick lint types doctest soak bench docs site clean
 
 demo: $(READY)
 	$(BIN)/python examples/run_all.py
@@ -33,8 +33,14 @@ types: $(READY)
 doctest: $(READY)
 	$(BIN)/python -m pytest -q --doctest-modules src/anypool
 
+# The site, with its generated tables. Warnings are errors: a dead link, a name that does not exist.
 docs: $(READY)
 	$(BIN)/python docs/generate.py
+	$(MAKE) site
+
+site: $(READY)
+	$(BIN)/python -m pip install -q --group docs
+	$(BIN)/python -m sphinx -q -W --keep-going -n -b html docs docs/_build/html
 
 bench: $(READY)
 	$(BIN)/python -m pip install -q --group bench
@@ -49,4 +55,4 @@ $(READY): pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist docs/_build
