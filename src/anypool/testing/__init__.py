@@ -22,6 +22,11 @@ from typing import TYPE_CHECKING
 # every start of pytest, and the calls of the tests import it on every worker, which may have no pytest.
 _HOMES = {
     "CLAUSES": "_clauses",
+    "FAULTS": "_fault_kinds",
+    "Fault": "_fault_kinds",
+    "Faults": "_faults",
+    "Invocation": "_faults",
+    "chaos": "_chaos",
     "ExecutorTests": "suite",
     "FEATURES": "_clauses",
     "Gate": "_effects",
@@ -34,6 +39,7 @@ _HOMES = {
 _NEED_PYTEST = frozenset({"_subject", "suite"})
 
 if TYPE_CHECKING:
+    from anypool.testing._chaos import chaos as chaos
     from anypool.testing._clauses import CLAUSES as CLAUSES
     from anypool.testing._clauses import FEATURES as FEATURES
     from anypool.testing._clauses import clause as clause
@@ -41,6 +47,10 @@ if TYPE_CHECKING:
     from anypool.testing._clauses import offers as offers
     from anypool.testing._effects import Gate as Gate
     from anypool.testing._effects import Tally as Tally
+    from anypool.testing._fault_kinds import FAULTS as FAULTS
+    from anypool.testing._fault_kinds import Fault as Fault
+    from anypool.testing._faults import Faults as Faults
+    from anypool.testing._faults import Invocation as Invocation
     from anypool.testing._subject import Subject as Subject
     from anypool.testing.suite import ExecutorTests as ExecutorTests
 
