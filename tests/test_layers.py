@@ -42,6 +42,7 @@ _seeds_watch          L1  whether calls used a global generator that nobody seed
 _identity             L1  whether two results are the same, strictly, and where they first differ
 _table                L1  rows of text as a table
 _settings             L1  the settings that mean the same on every backend
+_fingerprint          L1  a digest of a function or a value that is the same in every process
 _options              L1  values by their declared types
 _raised               L2  an exception as plain data: what it is made of
 _raised_reads         L2  what an exception and its class hold, past what the user's class puts in the way
@@ -84,6 +85,7 @@ _config_levels         L4  what each place of configuration says
 _config_choice         L4  which of all that was said holds
 _config_explain        L4  why it holds, as a table and as JSON
 _config               L4  the decision, and `use`
+_journal              L4  what the finished items of a map came to, on disk
 _attempts             L4  which items of a chunk are final, which run again, which had not begun
 _alarms               L4  the thread that sleeps until something is due
 _limits               L4  whether a call on its way has run longer than it may

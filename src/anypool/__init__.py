@@ -39,6 +39,7 @@ _HOMES = {
     "ConfigError": "errors",
     "ExecutorClosed": "errors",
     "InitializerFailed": "errors",
+    "JournalError": "errors",
     "MissingExtra": "errors",
     "NotPortable": "errors",
     "SendError": "errors",
@@ -82,6 +83,7 @@ if TYPE_CHECKING:
     from anypool.errors import ConfigError as ConfigError
     from anypool.errors import ExecutorClosed as ExecutorClosed
     from anypool.errors import InitializerFailed as InitializerFailed
+    from anypool.errors import JournalError as JournalError
     from anypool.errors import MissingExtra as MissingExtra
     from anypool.errors import NotPortable as NotPortable
     from anypool.errors import SendError as SendError

@@ -20,6 +20,8 @@ _WORTH = 20.0
 # second nobody gains.
 _SHORTEST = 0.008
 _LONGEST = 0.25
+# ... of a map with a journal this, since what is in no reply yet is not in the journal.
+JOURNALED = 0.002
 # A size may grow by this factor at once: five steps from one item to a million, and a first impression of
 # one quick item cannot commit the rest of the input.
 _GROWTH = 16
@@ -51,10 +53,13 @@ class ChunkSizes:
         How many chunks run at once.
     chunksize : int, optional
         A fixed size: obeyed, nothing is measured.
+    longest : float
+        Seconds that no chunk shall run longer than, unless it is one call.
     """
 
-    def __init__(self, workers: int, chunksize: int | None = None) -> None:
+    def __init__(self, workers: int, chunksize: int | None = None, *, longest: float = _LONGEST) -> None:
         self._workers = workers
+        self._longest = longest
         self._fixed = chunksize
         self._largest = 0
         self._per_item: float | None = None
@@ -63,7 +68,7 @@ class ChunkSizes:
     @property
     def target(self) -> float:
         """How long a chunk should run, in seconds."""
-        return min(_LONGEST, max(_SHORTEST, _WORTH * (self._overhead or 0.0)))
+        return min(self._longest, max(_SHORTEST, _WORTH * (self._overhead or 0.0)))
 
     def plan(self, remaining: int | None) -> Plan:
         """The next chunk, with `remaining` items left to read (None: unknown)."""

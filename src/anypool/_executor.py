@@ -351,7 +351,13 @@ class PoolExecutor(_StdlibExecutor):
         def annotate(exc: BaseException, index: int, item: Any, reply: Reply) -> None:
             _add_note(exc, f"item {index}, {_name(fn)}{_short_call(item if star else (item,), {})}{_on(reply.worker)}")
 
-        job = self._job(fn, "star" if star else "one", traits, keep_going=errors == "return")
+        style: Literal["one", "star"] = "star" if star else "one"
+        job = self._job(fn, style, traits, keep_going=errors == "return")
+        journal = None
+        if settings.journal is not None:
+            from anypool._journal import Journal
+
+            journal = Journal(settings.journal, fn, style, job.around.seed)
         each = Map(
             self._dispatcher,
             job,
@@ -368,6 +374,7 @@ class PoolExecutor(_StdlibExecutor):
             retry=as_retry(settings.retries),
             on_lost=settings.on_lost,
             call_timeout=settings.call_timeout,
+            journal=journal,
         )
         return each.results(self)
 
@@ -544,7 +551,7 @@ def _relay_settings(settings: Settings, traits: Traits) -> RelaySettings | None:
     relay = replace(
         RelaySettings.of(settings.relay),
         exclusive=not (traits.concurrent_in_process or traits.in_caller),
-        in_caller=traits.shares_memory,
+        in_caller=traits.shares_memory and settings.journal is None,  # else it must be plain data
     )
     return relay if relay.relayed else None
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from anypool import _packing
 from anypool._attempts import NEVER, Attempts, Outcome
-from anypool._chunks import ChunkSizes, Plan, read
+from anypool._chunks import JOURNALED, ChunkSizes, Plan, read
 from anypool._dispatch import LOOKS_UP_AFTER, Dispatcher, Task
 from anypool._envelope import Envelope, Job, Reply
 from anypool._flow import Flow, Part
@@ -31,6 +31,7 @@ from anypool._stores import Outbox
 from anypool.errors import ExecutorClosed
 
 if TYPE_CHECKING:
+    from anypool._journal import Journal
     from anypool._retry import Retry
 
 # Without `buffersize`: enough that a slow first item does not leave the other workers idle for want of room,
@@ -89,6 +90,8 @@ class Map:
         ``annotate(exc, index, item, reply)`` adds the note of a failed call.
     retry, on_lost, call_timeout
         As of `Settings`.
+    journal : Journal, optional
+        What has run before, and is not run again. Closed with the map.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class Map:
         retry: Retry | None = None,
         on_lost: Literal["raise", "retry"] = "raise",
         call_timeout: float | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._job = job
@@ -120,7 +124,7 @@ class Map:
         self._timeout = timeout
         self._deadline = None if timeout is None else monotonic() + timeout
         self._annotate = annotate
-        self._sizes = ChunkSizes(workers, chunksize)
+        self._sizes = ChunkSizes(workers, chunksize, **({} if journal is None else {"longest": JOURNALED}))
         self._chunksize = chunksize
         self._buffersize = buffersize
         self._flow = Flow(buffersize or _WINDOW_ITEMS_PER_WORKER * workers, ordered=ordered)
@@ -133,6 +137,7 @@ class Map:
         self._is_dropped = False  # nobody can ask for one any more
         self._input_error: BaseException | None = None
         self._call_timeout = call_timeout
+        self._journal = journal
         self._attempts = Attempts(retry, on_lost, self._is_returned)
         self._later: list[tuple[float, int, Part]] = []  # a heap of what runs again: when, a number that decides, what
         self._later_count = count()
@@ -219,6 +224,8 @@ class Map:
         stores = self._dispatcher.stores
         if stores is not None and isinstance(self._job.fn, (bytes, tuple)):
             stores.release_function(self._job.fn)
+        if self._journal is not None:
+            self._journal.close()
         self._dispatcher.close_map(self)
 
     # --- for the dispatcher ---------------------------------------------------------------------------
@@ -332,6 +339,25 @@ class Map:
 
     def _next_chunk(self) -> tuple[int, Sequence[Any], Plan] | None:
         """The next chunk to send: (start, items, plan); what was handed back goes first."""
+        while (chunk := self._next_again()) is None:
+            if self._input_ended or self._fails_at < NEVER or not self._flow.room:
+                return None
+            remaining = None if self._total is None else max(1, self._total - self._flow.items_read)
+            plan = self._sizes.plan(remaining)
+            if self._buffersize is None:
+                self._flow.window = max(self._flow.window, plan.size * self._workers * _WINDOW_CHUNKS_PER_WORKER)
+            ahead = 0 if self._journal is None else self._journal.ahead(self._flow.items_read)
+            items = self._read(min(max(plan.size, ahead), self._flow.room))
+            if not items:
+                return None
+            start = self._flow.read(len(items))
+            if self._journal is None:
+                return start, items, plan
+            self._look_up(self._journal, start, items)
+        return chunk
+
+    def _next_again(self) -> tuple[int, Sequence[Any], Plan] | None:
+        """The next chunk of what was read before, and is to be sent, once more or still."""
         while self._later and self._later[0][0] <= monotonic():
             self._flow.hand_back(heappop(self._later)[2])
         while (part := self._flow.take_handed_back()) is not None:
@@ -342,16 +368,18 @@ class Map:
             if len(items) > plan.size:
                 self._flow.hand_back(Part(start + plan.size, items[plan.size :], alone))
             return start, items[: plan.size], plan
-        if self._input_ended or self._fails_at < NEVER or not self._flow.room:
-            return None
-        remaining = None if self._total is None else max(1, self._total - self._flow.items_read)
-        plan = self._sizes.plan(remaining)
-        if self._buffersize is None:
-            self._flow.window = max(self._flow.window, plan.size * self._workers * _WINDOW_CHUNKS_PER_WORKER)
-        read_items = self._read(min(plan.size, self._flow.room))
-        if not read_items:
-            return None
-        return self._flow.read(len(read_items)), read_items, plan
+        return None
+
+    def _look_up(self, journal: Journal, start: int, items: Sequence[Any]) -> None:
+        """Take what the journal has of `items`, and leave the rest to be sent."""
+        first = 0
+        for offset, reply in journal.known(start, items):
+            if first < offset:
+                self._flow.hand_back(Part(start + first, items[first:offset]))
+            self._flow.hold(start + offset, 1, (start + offset, reply, ()))
+            first = offset + 1
+        if first < len(items):
+            self._flow.hand_back(Part(start + first, items[first:]))
 
     def _read(self, size: int) -> list[Any]:
         """At most `size` items; fewer if the input is slower than the workers, or at its end."""
@@ -409,6 +437,8 @@ class Map:
         self._carry_out(self._attempts.settle(task.start, task.items, reply))
 
     def _carry_out(self, outcome: Outcome) -> None:
+        if self._journal is not None:  # before any of it can be delivered
+            self._journal.record(outcome.held)
         for start, reply, items in outcome.held:
             self._flow.hold(start, len(reply.values), (start, reply, items))
         self._fails_at = min(self._fails_at, outcome.fails_at)

@@ -15,6 +15,7 @@
     ├── ExecutorClosed (RuntimeError)       used after shutdown, or in a forked child
     ├── SendError (TypeError)               a function, argument or result that cannot travel
     ├── CallTimeout (TimeoutError)          one call ran longer than its `call_timeout`
+    ├── JournalError (RuntimeError)         a journal of another map or user, or one that cannot be written
     ├── Unsupported (TypeError)             asked for what this backend's traits do not offer
     ├── StandIn                             mixed into the stand-in of an exception that cannot be rebuilt
     └── NotPortable                         `verify` or `compare` found results that differ
@@ -31,6 +32,7 @@ __all__ = [
     "ConfigError",
     "ExecutorClosed",
     "InitializerFailed",
+    "JournalError",
     "MissingExtra",
     "NotPortable",
     "SendError",
@@ -120,6 +122,10 @@ class SendError(AnypoolError, TypeError):
 
 class CallTimeout(AnypoolError, TimeoutError):
     """One call ran longer than its `call_timeout` and was stopped."""
+
+
+class JournalError(AnypoolError, RuntimeError):
+    """The journal of a map is of another map or of another user, is in use, or cannot be written."""
 
 
 class Unsupported(AnypoolError, TypeError):
