@@ -29,14 +29,16 @@ import os
 import pickle
 import uuid
 from collections.abc import Sequence
-from contextvars import copy_context
+from contextvars import Context, ContextVar, copy_context
+from dataclasses import dataclass
+from itertools import starmap
 from typing import Any
 
 from anypool._context_extensions import packed_extensions, registered
 from anypool._context_numbers import decimal_arguments, errstate_now, numpy_uses_contextvars
 from anypool._context_process import current_filters, levels_mark, packed_filters
-from anypool._context_snapshot import PLAIN, ContextSnapshot, Dumps
-from anypool._context_variables import homes, packed_variables
+from anypool._context_snapshot import PLAIN, ContextSnapshot, Dumps, hold_the_same
+from anypool._context_variables import Home, homes, packed_variables
 
 __all__ = ["ContextSnapshot", "capture_context"]
 
@@ -61,10 +63,34 @@ def capture_context(
         The calls get the caller's own objects: nothing is pickled, and the snapshot cannot be.
     """
     if shares_memory:
-        values = tuple((name, each.apply, each.capture()) for name, each in registered().items())
-        errstate = None if numpy_uses_contextvars() else errstate_now(dumps)
-        return ContextSnapshot(key="", here=copy_context(), extensions=values, errstate=errstate)
+        return _capturer.capture_here(dumps)
     return _capturer.capture(tuple(env), dumps)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Seen:
+    """A snapshot, and what was looked at for it.
+
+    Attributes
+    ----------
+    marks : tuple
+        All that is compared by value.
+    here : contextvars.Context
+        Whose variables are compared by identity.
+    carried : list of (home, variable)
+        Those of them that travel.
+    snapshot : ContextSnapshot
+        What came of it.
+    """
+
+    marks: tuple[Any, ...]
+    here: Context
+    carried: list[tuple[Home, ContextVar[Any]]]
+    snapshot: ContextSnapshot
+
+    def still_holds(self, marks: tuple[Any, ...], here: Context) -> bool:
+        """Whether a snapshot that is taken now would be the same."""
+        return self.marks == marks and hold_the_same(self.here, here) and all(starmap(homes.holds, self.carried))
 
 
 class _Capturer:
@@ -74,27 +100,37 @@ class _Capturer:
     """
 
     def __init__(self) -> None:
-        self._last: tuple[tuple[Any, ...], ContextSnapshot] | None = None
+        self._last: ContextSnapshot | None = None
+        self._last_here: ContextSnapshot | None = None
+        self._seen: _Seen | None = None  # None also where looking is not enough to know
         self._levels: tuple[object, int, tuple[tuple[str, int], ...]] = (None, 0, ())
         self._numbers = itertools.count()
         self._token = uuid.uuid4().hex
 
+    def capture_here(self, dumps: Dumps) -> ContextSnapshot:
+        """A snapshot for calls that share the caller's memory."""
+        here = copy_context()
+        extensions = tuple((name, each.apply, each.capture()) for name, each in registered().items())
+        errstate = None if numpy_uses_contextvars() else errstate_now(dumps)
+        last = self._last_here
+        if last is None or extensions or last.extensions or errstate != last.errstate or not last.is_of(here):
+            self._last_here = last = ContextSnapshot(key="", here=here, extensions=extensions, errstate=errstate)
+        return last
+
     def capture(self, env: tuple[str, ...], dumps: Dumps) -> ContextSnapshot:
-        variables = [(var, homes.find(var), value) for var, value in copy_context().items()]
-        carried = [(var, home, value) for var, home, value in variables if home is not None]
+        """A snapshot for calls elsewhere."""
+        here = copy_context()
         filters = tuple(current_filters())
         levels = self._current_levels()
         disabled = logging.root.manager.disable
         decimal = decimal_arguments()
         errstate = errstate_now(dumps)
-        environment = tuple((name, os.environ.get(name)) for name in env)
-        seen: tuple[Any, ...] = (dumps, filters, levels, disabled, decimal, errstate, environment)
-        seen = (*seen, *((var, type(value), value) for var, _, value in carried))
-        # Mutable values and extensions have to be pickled to see whether they changed.
-        quick = not registered() and all(type(value) in PLAIN for _, _, value in carried)
-        last = self._last
-        if quick and last is not None and last[0] == seen:
-            return last[1]
+        environment = tuple([(name, os.environ.get(name)) for name in env])
+        marks = (dumps, filters, levels, disabled, decimal, errstate, environment, homes.version(), registered())
+        seen = self._seen
+        if seen is not None and seen.still_holds(marks, here):
+            return seen.snapshot
+        carried = [(var, home, value) for var, value in here.items() if (home := homes.find(var)) is not None]
         snapshot = ContextSnapshot(
             key=f"{self._token}-{os.getpid()}-{next(self._numbers)}",
             variables=tuple(packed_variables(carried, dumps)),
@@ -106,9 +142,14 @@ class _Capturer:
             environment=environment,
             extensions=tuple(packed_extensions(dumps)),
         )
-        if last is not None and last[1] == snapshot:
-            snapshot = last[1]
-        self._last = (seen if quick else (), snapshot)
+        if snapshot == self._last:
+            snapshot = self._last
+        self._last = snapshot
+        # Mutable values and extensions have to be pickled to see whether they changed.
+        self._seen = None
+        if not registered() and all(type(value) in PLAIN for _, _, value in carried):
+            found = [(home, var) for var, home, _ in carried]
+            self._seen = _Seen(marks=marks, here=here, carried=found, snapshot=snapshot)
         return snapshot
 
     def _current_levels(self) -> tuple[tuple[str, int], ...]:

@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Callable
 from contextvars import Context
 from dataclasses import dataclass, field
+from operator import is_
 from typing import Any, TypeAlias
 
 from anypool._frames import stacklevel_of_user
 
-__all__ = ["PLAIN", "ContextSnapshot", "Dumps", "Errstate", "Loads", "try_dumps"]
+__all__ = ["PLAIN", "ContextSnapshot", "Dumps", "Errstate", "Loads", "hold_the_same", "try_dumps"]
 
 Dumps: TypeAlias = Callable[[Any], bytes]
 Loads: TypeAlias = Callable[[bytes], Any]
@@ -59,6 +60,19 @@ class ContextSnapshot:
     environment: tuple[tuple[str, str | None], ...] = ()
     extensions: tuple[tuple[str, str, Any], ...] = ()
     here: Context | None = None
+
+    def is_of(self, here: Context) -> bool:
+        """Whether it has the variables of `here`, where calls share the caller's memory."""
+        return self.here is not None and hold_the_same(self.here, here)
+
+
+def hold_the_same(one: Context, other: Context) -> bool:
+    """Whether the same objects are set in both. No object is asked: an array's `==` is no answer."""
+    return (
+        len(one) == len(other)
+        and all(map(is_, one.values(), other.values()))
+        and all(map(is_, one.keys(), other.keys()))
+    )
 
 
 def try_dumps(value: object, dumps: Dumps, what: str | None) -> bytes | None:

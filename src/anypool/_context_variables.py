@@ -39,23 +39,29 @@ class _Homes:
     def find(self, var: ContextVar[Any]) -> Home | None:
         """Return the home of a variable that travels; None for one that does not."""
         known = self._known.get(id(var))
-        if known is not None and self._holds(known[1], var):
+        if known is not None and self.holds(known[1], var):
             return known[1] if _is_carried(known[1]) else None
-        main = sys.modules.get("__main__")
-        version = (len(sys.modules), len(vars(main)) if main is not None else 0)
         homeless = self._homeless.get(id(var))
-        if homeless is not None and homeless[1] == version:
+        if homeless is not None and homeless[1] == self.version():
             return None
         with self._lock:
             # The first time in all modules: it may have been put into one that was scanned before.
             self._scan(known is None and homeless is not None)
             known = self._known.get(id(var))
-            if known is not None and self._holds(known[1], var):
+            if known is not None and self.holds(known[1], var):
                 self._homeless.pop(id(var), None)
                 return known[1] if _is_carried(known[1]) else None
             self._known.pop(id(var), None)
-            self._homeless[id(var)] = (var, version)
+            self._homeless[id(var)] = (var, self.version())
         return None
+
+    def version(self) -> tuple[int, int, int]:
+        """Return what changes when a variable without a home may have one now.
+
+        A module was loaded, `__main__` has got a name, or a function that was sent refers to a variable.
+        """
+        main = sys.modules.get("__main__")
+        return len(sys.modules), len(vars(main)) if main is not None else 0, len(self._known)
 
     def name(self, var: ContextVar[Any]) -> Home:
         """Return the home of any variable; one that has none is given a token."""
@@ -78,7 +84,8 @@ class _Homes:
                 self._known[id(var)] = (var, home)
             return var
 
-    def _holds(self, home: Home, var: ContextVar[Any]) -> bool:
+    def holds(self, home: Home, var: ContextVar[Any]) -> bool:
+        """Whether `home` still means this variable."""
         # A notebook cell that runs again binds the name to a new variable, and the old one is nobody's.
         return self._made.get(home) is var or getattr(sys.modules.get(home[0]), home[1], None) is var
 
@@ -96,7 +103,7 @@ class _Homes:
         for name, value in vars(module).copy().items():
             if type(value) is ContextVar:
                 known = self._known.get(id(value))
-                if known is None or not self._holds(known[1], value):
+                if known is None or not self.holds(known[1], value):
                     self._known[id(value)] = (value, (module_name, name))
 
 

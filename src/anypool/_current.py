@@ -7,13 +7,14 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from anypool._envelope import Job, Worker
 
 __all__ = ["Running", "current_worker", "running", "this_worker"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Running:
     """The chunk that this context is a part of; `position` gives the offset of the current item."""
 
@@ -41,14 +42,19 @@ def current_worker() -> Worker:
     return this_worker(now.job.around.backend if now else "")
 
 
-_host: str | None = None
-
-
 def this_worker(backend: str) -> Worker:
     """This process and thread, as a worker of `backend`."""
-    global _host
-    if _host is None:  # a system call and a quarter of a millisecond; a process does not change its host
-        import socket
+    return _worker(backend, os.getpid(), threading.current_thread().name)
 
-        _host = socket.gethostname()
-    return Worker(backend, _host, os.getpid(), threading.current_thread().name)
+
+@lru_cache(maxsize=64)
+def _worker(backend: str, pid: int, thread: str) -> Worker:
+    return Worker(backend, _host(), pid, thread)
+
+
+@lru_cache(maxsize=1)
+def _host() -> str:
+    # A system call and a quarter of a millisecond; a process does not change its host.
+    import socket
+
+    return socket.gethostname()

@@ -84,7 +84,13 @@ class Capture:
 
         A capture that `context` was bound to before becomes the outer one: it gets what this one leaves.
         """
-        context.run(self._become_current)
+        context.run(self.become_current)
+
+    def become_current(self) -> None:
+        """Make what runs in the current context, or in a copy of it, write here."""
+        self.outer = current_owner.get()
+        self._sink = warning_sink()
+        current_owner.set(self)
 
     @property
     def events(self) -> list[Event]:
@@ -129,11 +135,6 @@ class Capture:
     def is_overruled(self) -> bool:
         """Whether somebody, since the call began, took over the showing of warnings (`catch_warnings`)."""
         return warning_sink() not in (self._sink, _taps.sink)
-
-    def _become_current(self) -> None:
-        self.outer = current_owner.get()
-        self._sink = warning_sink()
-        current_owner.set(self)
 
 
 class _Taps:

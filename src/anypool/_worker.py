@@ -15,20 +15,23 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from anypool import _wire
+from anypool._context_apply import apply
 from anypool._current import Running, running, this_worker
-from anypool._envelope import Envelope, Initializer, Job, Reply, Surroundings, Worker
+from anypool._envelope import Envelope, Initializer, Job, Reply, Surroundings
 from anypool._frames import without_ours
 from anypool._packing import begin_ticket, inner_threads_of, is_observed, pack_note, pack_reply, unpack
+from anypool._relay import Capture, install_for_good
+from anypool._seeds import enter_call
 from anypool.errors import SendError
 
 if TYPE_CHECKING:
-    from anypool._relay import Capture
+    from anypool._seeds_globals import GlobalSeeds
     from anypool._seeds_watch import GlobalWatch
     from anypool._tickets import Stub
 
@@ -41,6 +44,9 @@ _COUNT_THREADS = frozenset({"numpy", "scipy", "torch", "sklearn", "numba", "mkl"
 _NOTED_SINGLY = 64
 _NOTE_AFTER = 0.000_05
 _NOTED_AT_ONCE = 256
+
+_NOTHING = nullcontext()
+"""What is entered where there is nothing to be done."""
 
 
 def run(payload: Any) -> Any:
@@ -72,99 +78,113 @@ def run(payload: Any) -> Any:
 
 def _run(envelope: Envelope, entered: float | None = None, stub: Stub | None = None) -> Reply:
     job = envelope.job
-    values: list[Any] = []
-    errors: dict[int, BaseException] = {}
-    worker = this_worker(job.around.backend)
-    assert not isinstance(job.around.initializer, bytes)
-    broken = _initialize(job.around.initializer)
-    if broken is not None:
-        return Reply(values, errors, [], 0.0, worker, broken=broken)
-    position = values.__len__
-    with ExitStack() as stack:
-        context = _enter_context(stack, job)
-        context.run(running.set, Running(job, envelope.start, position))
-        capture = _enter_capture(stack, job, context, position)
-        call, watch = _enter_randomness(stack, job, context, envelope.start, position)
-        receipts = None
+    around = job.around
+    reply = Reply([], {}, [], 0.0, this_worker(around.backend))
+    assert not isinstance(around.initializer, bytes)
+    reply.broken = _initialize(around.initializer)
+    if reply.broken is not None:
+        return reply
+    position = reply.values.__len__
+    with (
+        _limited(around),
+        _applied(around) as context,
+        _captured(around, position) as capture,
+        _seeded_globals(around) as globals_of,
+    ):
+        context.run(_begin, Running(job, envelope.start, position), capture)
+        watch = _watch(job)
+        call, receipts = _call(envelope, position, globals_of), None
         if job.observed is not None:
             from anypool._observed import observe
 
             call, receipts = observe(call, job, envelope.start, position, entered)
         if stub is not None and envelope.timed:
             call = _timed(call, stub, position)
-        notes = None if stub is None or envelope.length == 1 else _Notes(stub, values, errors, capture, worker)
+        notes = None if stub is None or envelope.length == 1 else _Notes(stub, reply, capture)
         started = perf_counter()
-        _run_items(call, envelope, context, values, errors, notes)
-        seconds = perf_counter() - started
-        used = watch.used() if watch is not None else ()
-    events = capture.events if capture is not None else []
-    packed_receipts = None if receipts is None else receipts.pack()
-    return Reply(values, errors, events, seconds, worker, random_used=used, receipts=packed_receipts)
+        _run_items(call, envelope, context, reply, notes)
+        reply.seconds = perf_counter() - started
+        if watch is not None:
+            reply.random_used = watch.used()
+    if capture is not None:
+        reply.events = capture.events
+    if receipts is not None:
+        reply.receipts = receipts.pack()
+    return reply
 
 
-def _enter_context(stack: ExitStack, job: Job) -> contextvars.Context:
+def _begin(chunk: Running, capture: Capture | None) -> None:
+    """Say in the calls' context which they are, and whose output theirs is."""
+    running.set(chunk)
+    enter_call(None, 0)
+    if capture is not None:
+        capture.become_current()
+
+
+def _limited(around: Surroundings) -> AbstractContextManager[object]:
+    """BLAS and OpenMP with the threads that they may have, where their environment came too late to say it."""
+    threads = around.inner_threads
+    if threads is None or threads == _limited_to or not _counts_threads():
+        return _NOTHING
+    from anypool._inner_threads import limit_inner_threads
+
+    return limit_inner_threads(threads)
+
+
+def _counts_threads() -> bool:
+    return bool(sys.modules.keys() & _COUNT_THREADS)
+
+
+def _applied(around: Surroundings) -> AbstractContextManager[contextvars.Context]:
     """The context that each call gets a copy of."""
-    around = job.around
-    if around.inner_threads not in (None, _limited_to) and not _COUNT_THREADS.isdisjoint(sys.modules):
-        from anypool._inner_threads import limit_inner_threads
-
-        stack.enter_context(limit_inner_threads(around.inner_threads))
     if around.context is None:
-        return contextvars.copy_context() if around.in_caller else contextvars.Context()
-    from anypool._context_apply import apply
-
-    return stack.enter_context(
-        apply(around.context, exclusive=around.exclusive, in_caller=around.in_caller, loads=_wire.loads)
-    )
+        return nullcontext(contextvars.copy_context() if around.in_caller else contextvars.Context())
+    return apply(around.context, exclusive=around.exclusive, in_caller=around.in_caller, loads=_wire.loads)
 
 
-def _enter_capture(
-    stack: ExitStack, job: Job, context: contextvars.Context, position: Callable[[], int]
-) -> Capture | None:
-    if job.around.relay is None:
+def _captured(around: Surroundings, position: Callable[[], int]) -> AbstractContextManager[Capture | None]:
+    """What the calls write, warn and log."""
+    return _NOTHING if around.relay is None else Capture(around.relay, position)
+
+
+def _seeded_globals(around: Surroundings) -> AbstractContextManager[GlobalSeeds | None]:
+    """The global generators, to be seeded for each item, where there is a seed and they are the calls' own."""
+    if around.seed is None or not around.exclusive:
+        return _NOTHING
+    from anypool._seeds_globals import GlobalSeeds
+
+    return GlobalSeeds(around.seed)
+
+
+def _watch(job: Job) -> GlobalWatch | None:
+    """The watch, begun, over undeclared use of the global generators, where whatever draws from them must be a call."""
+    around = job.around
+    # The caller has threads of its own.
+    if job.style == "call" or around.seed is not None or not around.exclusive:
         return None
-    from anypool._relay import Capture
+    if around.in_caller and threading.active_count() > 1:
+        return None
+    from anypool._seeds_watch import GlobalWatch
 
-    capture = stack.enter_context(Capture(job.around.relay, position))
-    capture.bind(context)
-    return capture
+    watch = GlobalWatch()
+    watch.start()
+    return watch
 
 
-def _enter_randomness(
-    stack: ExitStack, job: Job, context: contextvars.Context, start: int, position: Callable[[], int]
-) -> tuple[Callable[[Any], Any], GlobalWatch | None]:
-    """The function of one item, seeded if a seed was given; else the watch over undeclared use."""
-    from anypool import _seeds
-
-    call, seed = _by_style(job), job.around.seed
+def _call(envelope: Envelope, position: Callable[[], int], globals_of: GlobalSeeds | None) -> Callable[[Any], Any]:
+    """The function of one item; if there is a seed, with the item's own generators."""
+    call, seed, start = _by_style(envelope.job), envelope.job.around.seed, envelope.start
     if seed is None:
-        context.run(_seeds.enter_call, None, 0)
-        if job.style == "call" or not _globals_are_the_calls_own(job.around):
-            return call, None
-        from anypool._seeds_watch import GlobalWatch
-
-        watch = GlobalWatch()
-        watch.start()
-        return call, watch
-    seeds = None
-    if job.around.exclusive:
-        from anypool._seeds_globals import GlobalSeeds
-
-        seeds = stack.enter_context(GlobalSeeds(seed))
+        return call
 
     def seeded(item: Any) -> Any:
         index = start + position()
-        _seeds.enter_call(seed, index)
-        if seeds is not None:
-            seeds.start(index)
+        enter_call(seed, index)
+        if globals_of is not None:
+            globals_of.start(index)
         return call(item)
 
-    return seeded, None
-
-
-def _globals_are_the_calls_own(around: Surroundings) -> bool:
-    """Whether what draws from a global generator now must be a call; the caller has threads of its own."""
-    return around.exclusive and not (around.in_caller and threading.active_count() > 1)
+    return seeded
 
 
 def _by_style(job: Job) -> Callable[[Any], Any]:
@@ -193,19 +213,12 @@ class _Notes:
     The first items each; then, where they are quick, several at a time, so that it stays small beside their time.
     """
 
-    def __init__(
-        self,
-        stub: Stub,
-        values: list[Any],
-        errors: dict[int, BaseException],
-        capture: Capture | None,
-        worker: Worker,
-    ) -> None:
+    def __init__(self, stub: Stub, reply: Reply, capture: Capture | None) -> None:
         self._stub = stub
-        self._values = values
-        self._errors = errors
+        self._values = reply.values
+        self._errors = reply.errors
         self._capture = capture
-        self._worker = worker
+        self._worker = reply.worker
         self._noted = 0
         self._events = 0
         self._at = perf_counter()
@@ -235,16 +248,15 @@ def _run_items(
     call: Callable[[Any], Any],
     envelope: Envelope,
     context: contextvars.Context,
-    values: list[Any],
-    errors: dict[int, BaseException],
+    reply: Reply,
     notes: _Notes | None,
 ) -> None:
-    """Append the value of each item, None for one that raised; stop where the budget is spent.
+    """Append to `reply` the value of each item, None for one that raised; stop where the budget is spent.
 
     The plain loop is deliberate: ``list.extend(map(...))`` would end silently at a StopIteration.
     """
     items: Iterator[Any] = iter(envelope.items)
-    length = envelope.length
+    length, values = envelope.length, reply.values
     copy, append = _copier(context), values.append
     look_every = length if envelope.budget is None else envelope.look_every
     deadline = perf_counter() + (envelope.budget or 0.0)
@@ -256,7 +268,7 @@ def _run_items(
             if len(values) == before:
                 raise SendError(f"the chunk has {before} items, and not {length} as it says")
         except BaseException as exc:
-            errors[len(values)] = exc.with_traceback(without_ours(exc.__traceback__))
+            reply.errors[len(values)] = exc.with_traceback(without_ours(exc.__traceback__))
             append(None)
             item = None
             if not envelope.job.keep_going or not isinstance(exc, Exception):
@@ -310,13 +322,11 @@ def _settle_process(threads: int) -> None:
     if threads == _limited_to:
         return
     if not _is_settled:
-        from anypool._relay import install_for_good
-
         install_for_good()
         _is_settled = True
     from anypool._inner_threads import inner_thread_environment
 
     os.environ.update(inner_thread_environment(threads))
     # BLAS and OpenMP read their number when they are loaded; for what is loaded already see `limit_inner_threads`.
-    if _COUNT_THREADS.isdisjoint(sys.modules):
+    if not _counts_threads():
         _limited_to = threads
