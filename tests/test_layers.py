@@ -69,10 +69,13 @@ _segments_reader      L2  the reader's side: make sure of buffers, then open the
 _segments_file        L2  one segment: a memory file of its owner's
 _segments_owner       L2  which segments an owner has, and which are free again
 _segments_cache       L2  buffers that are sent again and again, stored once
+_segments_files       L2  buffers for all workers in files, where there is no memory to share
 _functions            L2  functions of __main__ that need to be pickled only once
+_pickler              L2  pickling by value, and the part that cannot be sent
 _wire                 L2  what travels: pickling that names what could not be sent
 _tickets              L2  what a chunk has come to, where it can be read when its worker is dead
 _envelope             L2  what goes to a worker and what comes back, as objects
+_share                L2  a handle on one object for all calls, and what a worker keeps of it
 _current              L2  which call this is, and who runs it
 _notes                L2  what a running call says to its caller
 _observed             L2  receipts of each call and live counts, where somebody watches
@@ -90,6 +93,7 @@ _attempts             L4  which items of a chunk are final, which run again, whi
 _alarms               L4  the thread that sleeps until something is due
 _limits               L4  whether a call on its way has run longer than it may
 _stores               L4  the memory of one executor for large buffers on their way
+_shares               L4  what one executor shares with its calls
 _reuse                L4  warm pools: a backend that stays for the next executor of its choice
 _dispatch             L4  between the calls that people make and the one backend: queue, slots, end
 _observe              L4  what a map tells to whoever watches it
@@ -113,6 +117,7 @@ backends._dask_cluster  L5  a Dask cluster in a process of its own
 backends._dask_import   L5  distributed, without what its import does to the caller's logging
 backends._dask_threads  L5  a Dask cluster in threads of the caller's process
 backends._dask_client   L5  the connection to a Dask scheduler, and the end of it
+backends._dask_held     L5  data that Dask holds for its workers
 backends.dask         L5  Dask
 testing               L5  the contract as tests; a package with an order of its own
 _compare              L5  one workload on many backends
@@ -163,12 +168,16 @@ BACKENDS = {
         {"backends._dask_cluster", "backends._dask_import", "backends._dask_threads"},
         {"dask", "distributed"},
     ),
-    "backends.dask": ({"backends._dask_cluster", "backends._dask_client"}, {"dask", "distributed"}),
+    "backends._dask_held": (set(), {"distributed"}),
+    "backends.dask": (
+        {"backends._dask_cluster", "backends._dask_client", "backends._dask_held"},
+        {"dask", "distributed"},
+    ),
 }
 """What each backend may import beyond `CONTRACT` and the standard library: files of ours, and libraries."""
 
 LAZY_LIBRARIES = {
-    "_wire": {"cloudpickle"},
+    "_pickler": {"cloudpickle"},
     "_context_numbers": {"numpy"},
     "_seeds": {"numpy"},
     "_seeds_globals": {"numpy"},

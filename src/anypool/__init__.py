@@ -15,6 +15,7 @@ _HOMES = {
     "Settings": "_settings",
     "Backend": "backend",
     "Traits": "backend",
+    "Shared": "_share",
     "Worker": "_envelope",
     "current_worker": "_current",
     "explain": "_config",
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
     from anypool._seeds import random as random
     from anypool._seeds import rng as rng
     from anypool._settings import Settings as Settings
+    from anypool._share import Shared as Shared
     from anypool._verify import Finding as Finding
     from anypool._verify import Verification as Verification
     from anypool._verify import verify as verify

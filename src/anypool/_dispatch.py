@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import uuid
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -38,6 +39,7 @@ from anypool.errors import (
 
 if TYPE_CHECKING:
     from anypool._alarms import Alarms
+    from anypool._shares import Shares
     from anypool._stores import Outbox, Stores
     from anypool._tickets import Seen, Ticket, Tickets
     from anypool.backend import Backend, Traits
@@ -146,6 +148,7 @@ class Dispatcher:
         self._tickets: Tickets | None = None
         self._alarms: Alarms | None = None
         self._delayed: set[Task] = set()  # counted as queued
+        self._shares: Shares | None = None
 
     # --- life -----------------------------------------------------------------------------------------
 
@@ -260,6 +263,8 @@ class Dispatcher:
                 self._alarms.close()
             if self._tickets is not None:
                 self._tickets.close()
+            if self._shares is not None:
+                self._shares.close()
             if self._stores is not None:
                 self._stores.close()
             self._at_end()
@@ -309,14 +314,33 @@ class Dispatcher:
 
     @property
     def stores(self) -> Stores | None:
-        """Where large buffers go, if the workers are other processes of this machine."""
+        """Where large buffers go, if there is a better way for them than in the pickle."""
         if self._stores is None:
-            traits = self.start()[1]
-            if not (traits.shares_memory or traits.in_caller or traits.remote):
-                from anypool._stores import Stores
-
-                self._stores = Stores()
+            self._stores = self._make_stores(self.start()[1])
         return self._stores
+
+    @property
+    def shares(self) -> Shares:
+        """What is shared with all calls."""
+        with self._lock:
+            if self._shares is None:
+                from anypool._shares import Shares
+
+                stores = self.stores
+                self._shares = Shares(uuid.uuid4().hex, stores.keeper if stores else None, self.start()[1])
+            return self._shares
+
+    def _make_stores(self, traits: Traits) -> Stores | None:
+        if traits.shares_memory or traits.in_caller:
+            return None
+        from anypool._stores import HeldStores, LocalStores
+        from anypool.backend import HoldsData
+
+        if not traits.remote:
+            return LocalStores()
+        # A lease on a warm pool has the powers of the pool.
+        backend = getattr(self.backend, "pool_backend", self.backend)
+        return HeldStores(backend) if isinstance(backend, HoldsData) else None
 
     # --- calls ----------------------------------------------------------------------------------------
 

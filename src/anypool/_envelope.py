@@ -27,11 +27,15 @@ Observed: TypeAlias = tuple[bool, Notes | None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Initializer:
-    """`fn(*args)`, to run once on each worker, before its first call. `key` is unique to the executor."""
+    """What runs once on each worker, before its first call. `key` is unique to the executor.
+
+    `call` is the function and its arguments, packed on its way to a worker that shares no memory; that unpacks it
+    only if it has not run it yet.
+    """
 
     key: str
-    fn: Callable[..., object]
-    args: tuple[Any, ...]
+    call: tuple[Callable[..., object], tuple[Any, ...]] | None = None
+    parcel: Parcel | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,14 +48,12 @@ class Surroundings:
         Unique; a worker thread unpacks the surroundings once under it.
     backend : str
         Name of the backend, for `current_worker` and notes.
-    exclusive, in_caller : bool
-        The process runs one call at a time; it is the caller's own.
+    exclusive, in_caller, remote : bool
+        The process runs one call at a time; it is the caller's own; it may be on another machine.
     depth : int
         How many executors deep the call runs: 1 for one of the main program.
     nested : tuple
         The backends for the levels below; empty: serial.
-    initializer : Initializer or bytes, optional
-        Packed on its way to a worker that shares no memory.
     seed, inner_threads, context, relay : optional
         See `_seeds`, `_inner_threads`, `_context`, `_relay`.
     """
@@ -60,9 +62,9 @@ class Surroundings:
     backend: str
     exclusive: bool = True
     in_caller: bool = False
+    remote: bool = False
     depth: int = 1
     nested: tuple[Any, ...] = ()
-    initializer: Initializer | bytes | None = None
     seed: Seed | None = None
     inner_threads: int | None = None
     context: ContextSnapshot | None = None
@@ -85,6 +87,8 @@ class Job:
         Run the items after one that failed.
     around : Surroundings
         What does not depend on the function.
+    initializer : Initializer, optional
+        Not among the surroundings: it may be large, and these are unpacked again whenever something changes.
     observed : tuple, optional
         What the worker does besides, because somebody watches: whether each call is timed, and where notes of
         calls go (see `_observed`).
@@ -95,6 +99,7 @@ class Job:
     style: Literal["one", "star", "call"]
     keep_going: bool
     around: Surroundings
+    initializer: Initializer | None = None
     observed: Observed | None = None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor as _StdlibExecutor
 from concurrent.futures import Future
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, cast, final, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, cast, final, runtime_checkable
 
 from anypool import _config, _packing, _wire
 from anypool._attempts import Attempts
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from anypool._context_snapshot import ContextSnapshot
     from anypool._envelope import Worker
     from anypool._retry import Retry
+    from anypool._share import Shared
     from anypool.backend import Backend, Traits
 
 __all__ = ["Executor", "PoolExecutor", "get_executor"]
@@ -46,6 +47,7 @@ class _Unset:
 
 
 _UNSET: Final = _Unset()
+_T = TypeVar("_T")
 
 
 @runtime_checkable
@@ -136,6 +138,7 @@ class PoolExecutor(_StdlibExecutor):
         self._attempts = Attempts(as_retry(settings.retries), settings.on_lost)
         self._around: Surroundings | None = None
         self._packed_around: tuple[Surroundings, bytes] | None = None
+        self._packed_initializer: Initializer | None = None
         # An executor that nobody shut down ends when nobody can use it any more.
         self._finalizer = weakref.finalize(self, self._dispatcher.shutdown, wait=False)
         self._finalizer.atexit = False  # the dispatchers that run at exit are finished together, and waited for
@@ -392,6 +395,7 @@ class PoolExecutor(_StdlibExecutor):
             keep_going=keep_going,
             # After the function is packed: that tells which context variables it refers to.
             around=self._surroundings(traits),
+            initializer=self._initializer(traits),
         )
 
     def _surroundings(self, traits: Traits) -> Surroundings:
@@ -417,9 +421,9 @@ class PoolExecutor(_StdlibExecutor):
             backend=self._backend.name,
             exclusive=not traits.concurrent_in_process,
             in_caller=traits.in_caller,
+            remote=traits.remote,
             depth=depth,
             nested=tuple(settings.nested),
-            initializer=self._initializer(settings, traits),
             seed=None if settings.seed is None else as_seed(settings.seed),
             inner_threads=settings.inner_threads or DEFAULT_INNER_THREADS,
             context=context,
@@ -435,16 +439,56 @@ class PoolExecutor(_StdlibExecutor):
             self._packed_around = last = (around, _packing.pack_surroundings(around))
         return last[1]
 
-    def _initializer(self, settings: Settings, traits: Traits) -> Initializer | bytes | None:
+    def _initializer(self, traits: Traits) -> Initializer | None:
+        """What runs first on each worker; packed, and stored if it is large, once for all workers and calls."""
+        settings = self._settings
         if settings.initializer is None:
             return None
-        initializer = Initializer(key=self._key, fn=settings.initializer, args=tuple(settings.initargs))
-        if traits.shares_memory:
-            return initializer
-        try:
-            return _wire.dumps(initializer)
-        except SendError as exc:
-            raise SendError(f"the initializer: {exc}") from exc
+        if self._packed_initializer is None:
+            call = (settings.initializer, tuple(settings.initargs))
+            if traits.shares_memory:
+                self._packed_initializer = Initializer(key=self._key, call=call)
+            else:
+                stores = self._dispatcher.stores
+                try:
+                    parcel = _wire.to_parcel(call, stores.store_function if stores else None)
+                except SendError as exc:
+                    raise SendError(f"the initializer: {exc}") from exc
+                self._packed_initializer = Initializer(key=self._key, parcel=parcel)
+        return self._packed_initializer
+
+    def share(self, obj: _T) -> Shared[_T]:
+        """A handle on `obj`, which then travels to each worker once, and not with every call that uses it.
+
+        A call that has the handle, as an argument or anywhere inside of one, gets the object by ``handle.get()``.
+        Objects that are equal byte by byte are stored once. From here on `obj` should not be changed: what calls see is
+        what it is now, except on backends that share the caller's memory, where it is not copied.
+
+        Returns
+        -------
+        Shared
+            Its object is freed by ``close()``, at the end of a ``with`` block over it, when the handle is collected,
+            and with the executor. Arrays and other buffers in the object are read-only on every backend.
+
+        Raises
+        ------
+        SendError
+            It cannot be pickled, and the backend does not share memory.
+        ExecutorClosed
+            After `shutdown`.
+
+        Examples
+        --------
+        >>> import anypool
+        >>> def lookup(word, table):
+        ...     return table.get()[word]
+        >>> with anypool.get_executor("serial") as ex:
+        ...     table = ex.share({"one": 1, "two": 2})
+        ...     list(ex.map(lookup, ["two", "one"], [table, table]))
+        [2, 1]
+        """
+        self._start()
+        return self._dispatcher.shares.share(obj)
 
     def options(self, **settings: Any) -> PoolExecutor:
         """A view of this executor with other settings: the same workers, nothing started, a microsecond.
@@ -464,7 +508,9 @@ class PoolExecutor(_StdlibExecutor):
         _accept_seed(settings)
         view = object.__new__(PoolExecutor)
         changed = _config.change_settings(self._settings, settings)
-        view.__dict__.update(self.__dict__, _settings=changed, _around=None, _packed_around=None, _parent=self)
+        view.__dict__.update(
+            self.__dict__, _settings=changed, _around=None, _packed_around=None, _packed_initializer=None, _parent=self
+        )
         view._submitted = itertools.count()
         view._attempts = Attempts(as_retry(changed.retries), changed.on_lost)
         return view

@@ -2,9 +2,9 @@
 
 ::
 
-    envelope: (backend, inner threads, surroundings key and bytes, job key, fn, style, keep_going,
-               start, column, length, budget, look_every, observed, whether large buffers may stay in this machine's
-               memory, where its ticket is or None, whether that notes the time of each item)
+    envelope: (backend, inner threads, surroundings key and bytes, initializer key and parcel, job key, fn, style,
+               keep_going, start, column, length, budget, look_every, observed, whether large buffers may stay in
+               this machine's memory, where its ticket is or None, whether that notes the time of each item)
     reply:    (column, {offset: Raised}, events, seconds, worker fields, random_used, Raised or None, receipts)
 
 Any native pool's pickler takes bytes, str and numbers, and none looks inside.
@@ -15,12 +15,11 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from anypool import _wire
-from anypool._envelope import Envelope, Job, Reply, Surroundings, Worker
+from anypool._envelope import Envelope, Initializer, Job, Reply, Surroundings, Worker
 from anypool._tickets import open_ticket
 from anypool.errors import SendError
 
@@ -52,7 +51,7 @@ _LARGE_KEPT = 2  # a worker must not hold the data of every map that it ever too
 
 
 def pack_surroundings(around: Surroundings) -> bytes:
-    """`around`, whose initializer is packed, as bytes."""
+    """`around` as bytes."""
     return pickle.dumps(around, _wire.PROTOCOL)
 
 
@@ -83,6 +82,7 @@ def pack(
         around.inner_threads if own_process else None,
         around.key,
         around_bytes,
+        (job.initializer.key, job.initializer.parcel) if job.initializer else None,
         job.key,
         job.fn,
         job.style,
@@ -93,7 +93,7 @@ def pack(
         budget,
         look_every,
         job.observed,
-        store is not None,
+        store is not None and not around.remote,
         None,
         False,
     )
@@ -142,12 +142,12 @@ def unpack(packed: tuple[Any, ...]) -> Envelope:
     Raises
     ------
     SendError
-        The function, or the initializer, cannot be rebuilt here.
+        The function cannot be rebuilt here.
     """
-    _, _, around_key, around_bytes, key, fn_bytes, style, keep_going, start, column, *plan = packed
+    _, _, around_key, around_bytes, initializer, key, fn_bytes, style, keep_going, start, column, *plan = packed
     around = _unpacked.around.get(around_key)
     if around is None:
-        around = _keep(_unpacked.around, around_key, _unpack_surroundings(around_bytes), _KEPT)
+        around = _keep(_unpacked.around, around_key, pickle.loads(around_bytes), _KEPT)
     # A map's function is unpacked once. So is a plain function that is submitted again and again; but not what holds
     # data, a partial or a bound method, of which each submitted call gets its own.
     known_as = fn_bytes if style == "call" and type(fn_bytes) is bytes else key
@@ -159,15 +159,9 @@ def unpack(packed: tuple[Any, ...]) -> Envelope:
         if style != "call" or (is_small and type(fn) is FunctionType):
             _keep(functions, known_as, fn, _KEPT if is_small else _LARGE_KEPT)
     length, budget, look_every, observed, _, _, timed = plan
-    job = Job(key=key, fn=fn, style=style, keep_going=keep_going, around=around, observed=observed)
+    first = None if initializer is None else Initializer(key=initializer[0], parcel=initializer[1])
+    job = Job(key=key, fn=fn, style=style, keep_going=keep_going, around=around, initializer=first, observed=observed)
     return Envelope(job, start, _wire.unpack_column(_wire.Column(*column)), length, budget, look_every, timed)
-
-
-def _unpack_surroundings(data: bytes) -> Surroundings:
-    around: Surroundings = pickle.loads(data)
-    if isinstance(around.initializer, bytes):
-        return replace(around, initializer=_wire.loads(around.initializer))
-    return around
 
 
 def _keep(kept: dict[Any, Any], key: Any, value: Any, at_most: int) -> Any:

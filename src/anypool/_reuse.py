@@ -65,6 +65,12 @@ class Leased:
         self._pool = _lease(self.choice)
         return self._pool.size, self._pool.traits
 
+    @property
+    def pool_backend(self) -> Backend:
+        """The backend of the warm pool, which may have powers that a lease has not."""
+        assert self._pool is not None
+        return self._pool.backend
+
     def submit(self, call: Callable[[Any], Any], payload: Any, /) -> Future[Any]:
         """Run the call on the shared pool."""
         assert self._pool is not None

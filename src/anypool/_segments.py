@@ -30,7 +30,7 @@ import mmap
 import struct
 import sys
 from pickle import PickleBuffer
-from typing import TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 if sys.platform == "linux":
     import resource
@@ -41,30 +41,57 @@ __all__ = [
     "LARGEST_MOVE",
     "MAGIC",
     "NO_BYTES",
+    "RELEASED",
+    "RELEASED_AT",
     "SENT",
     "STATE_AT",
     "TAKEN",
     "THRESHOLD",
     "Buffer",
+    "OtherRef",
     "Ref",
+    "SegmentRef",
     "descriptor_limit",
 ]
 
-Ref: TypeAlias = tuple[int, int, int, int, int, int]
-"""Where a stored buffer is: the owner's pid and descriptor, device, inode, token, size."""
-
 Buffer: TypeAlias = PickleBuffer | memoryview | mmap.mmap | bytes | bytearray
+
+
+@runtime_checkable
+class OtherRef(Protocol):
+    """Where a buffer is that is in no segment: in a file, or held by a backend for its workers. Pickles small."""
+
+    def claim(self) -> Buffer:
+        """The buffer: writable, and private to whoever claims it."""
+        ...
+
+    def look_at(self) -> Buffer:
+        """The buffer, to be read only, so that it need not be copied."""
+        ...
+
+    def is_released(self) -> bool:
+        """Whether its owner needs it no longer, as far as that can be known here."""
+        ...
+
+
+SegmentRef: TypeAlias = tuple[int, int, int, int, int, int]
+"""Where a segment is: the owner's pid and descriptor, device, inode, token, size."""
+
+Ref: TypeAlias = SegmentRef | OtherRef
+"""Where a stored buffer is."""
 
 THRESHOLD = 256 * 1024
 """From how many bytes on a segment is quicker than a pipe: benchmarks/segments.py."""
 
-NO_BYTES: Ref = (0, 0, 0, 0, 0, 0)  # a buffer of no bytes needs no memory, and none could be mapped
+NO_BYTES: SegmentRef = (0, 0, 0, 0, 0, 0)  # a buffer of no bytes needs no memory, and none could be mapped
 
 MAGIC = b"anypool1"
-HEADER = struct.Struct("=8sQQB")
-STATE_AT = HEADER.size - 1
+HEADER = struct.Struct("=8sQQBB")
+STATE_AT = HEADER.size - 2
 SENT = b"\x01"
 TAKEN = b"\x02"
+RELEASED_AT = HEADER.size - 1  # says to those who keep it open that its owner needs it no longer
+RELEASED = b"\x01"
 DATA_AT = mmap.ALLOCATIONGRANULARITY  # where a mapping may begin
 
 LARGEST_MOVE = 1 << 30  # Linux moves at most 2 GiB - 4 KiB in one read or write

@@ -10,7 +10,18 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from anypool._segments import DATA_AT, HEADER, LARGEST_MOVE, MAGIC, SENT, STATE_AT, TAKEN, Ref
+from anypool._segments import (
+    DATA_AT,
+    HEADER,
+    LARGEST_MOVE,
+    MAGIC,
+    RELEASED,
+    RELEASED_AT,
+    SENT,
+    STATE_AT,
+    TAKEN,
+    SegmentRef,
+)
 
 if sys.platform == "linux":
     import fcntl
@@ -68,13 +79,13 @@ class Segment:
         self.released = False
         self.idle_since = 0.0
 
-    def fill(self, data: memoryview, *, kept: bool) -> Ref:
+    def fill(self, data: memoryview, *, kept: bool) -> SegmentRef:
         """Store `data`; the ref to it. Nobody can read the segment before."""
         self.size = data.nbytes
         self.token = int.from_bytes(os.urandom(8), "little") | 1
         self.kept = kept
         self.released = False
-        os.pwrite(self.descriptor, HEADER.pack(MAGIC, self.token, self.size, SENT[0]), 0)
+        os.pwrite(self.descriptor, HEADER.pack(MAGIC, self.token, self.size, SENT[0], 0), 0)
         if self.capacity:
             self._rewrite(data)
         else:
@@ -100,6 +111,12 @@ class Segment:
         for start in range(0, self.size, _PIECE):
             end = min(start + _PIECE, self.size)
             self.mapping[start:end] = data[start:end]  # type: ignore[assignment, unused-ignore]
+
+    def release(self) -> None:
+        """Need it readable no longer, and say so to those who keep it open, where there may be several."""
+        self.released = True
+        if self.kept:
+            os.pwrite(self.descriptor, RELEASED, RELEASED_AT)
 
     def is_done_with(self) -> bool:
         """Whether the owner no longer needs it readable: it was taken by its one reader, or released."""

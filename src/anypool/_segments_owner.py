@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pickle import PickleBuffer
 from typing import Generic, Literal, TypeVar
 
-from anypool._segments import NO_BYTES, Buffer, Ref, descriptor_limit
+from anypool._segments import NO_BYTES, Buffer, SegmentRef, descriptor_limit
 from anypool._segments_file import Segment, find_obstacle
 
 __all__ = ["OfThisProcess", "Segments"]
@@ -56,6 +56,8 @@ class _Books:
         self.closed = False
         self.busy: collections.OrderedDict[int, Segment] = collections.OrderedDict()  # by token
         self.idle: list[Segment] = []  # the longest idle first
+        # Released by finalizers, which may come while this very thread has the lock.
+        self.abandoned: collections.deque[SegmentRef] = collections.deque()
 
 
 class Segments:
@@ -80,7 +82,7 @@ class Segments:
         self._usable: bool | None = None  # None: not tried yet
         self._warned = False
 
-    def store(self, buffers: Sequence[Buffer], *, readers: Literal[1] | None = 1) -> list[Ref] | None:
+    def store(self, buffers: Sequence[Buffer], *, readers: Literal[1] | None = 1) -> list[SegmentRef] | None:
         """The refs under which a process of this machine finds copies of `buffers`.
 
         Parameters
@@ -94,7 +96,7 @@ class Segments:
 
         Returns
         -------
-        list of Ref, or None
+        list of refs, or None
             None where the buffers should travel inline: the platform has no such memory, too many
             buffers are under way, or the system refuses more.
 
@@ -105,7 +107,7 @@ class Segments:
         """
         if not self._is_usable():
             return None
-        refs: list[Ref] = []
+        refs: list[SegmentRef] = []
         try:
             for buffer in buffers:
                 with PickleBuffer(buffer).raw() as data:
@@ -125,22 +127,43 @@ class Segments:
         self.release(refs)
         return None
 
-    def release(self, refs: Iterable[Ref]) -> None:
+    def keep(self, buffers: Sequence[Buffer]) -> list[SegmentRef] | None:
+        """As `store`, for any number of readers."""
+        return self.store(buffers, readers=None)
+
+    def release(self, refs: Iterable[SegmentRef]) -> None:
         """Take back buffers that nobody shall open any more; arrays that were opened stay good.
 
         A ref that is unknown, say because its segment was reused, is passed over.
         """
         books = self._own.get()
         with books.lock:
-            for ref in refs:
-                segment = books.busy.get(ref[4])
-                if segment is None:
-                    continue
-                segment.released = True
-                if segment.take_back():
-                    self._make_idle(books, segment)
+            self._release(books, refs)
 
-    def same(self, ref: Ref, buffer: Buffer) -> bool:
+    def abandon(self, refs: Iterable[SegmentRef]) -> None:
+        """As `release`, for finalizers, which must not wait for a lock: if it is not free, with the next `store`."""
+        books = self._own.get()
+        books.abandoned.extend(refs)
+        if books.lock.acquire(blocking=False):
+            try:
+                self._release_abandoned(books)
+            finally:
+                books.lock.release()
+
+    def _release_abandoned(self, books: _Books) -> None:
+        while books.abandoned:
+            self._release(books, [books.abandoned.popleft()])
+
+    def _release(self, books: _Books, refs: Iterable[SegmentRef]) -> None:
+        for ref in refs:
+            segment = books.busy.get(ref[4])
+            if segment is None:
+                continue
+            segment.release()
+            if segment.take_back():
+                self._make_idle(books, segment)
+
+    def same(self, ref: SegmentRef, buffer: Buffer) -> bool:
         """Whether `ref`, stored with ``readers=None`` and not released, holds the bytes of `buffer`."""
         books = self._own.get()
         with books.lock:
@@ -165,7 +188,12 @@ class Segments:
             books.busy.clear()
             books.idle.clear()
 
-    def _store_one(self, data: memoryview, *, kept: bool) -> Ref | None:
+    @property
+    def is_closed(self) -> bool:
+        """Whether every segment was given up, and `store` gives None for that reason."""
+        return self._own.get().closed
+
+    def _store_one(self, data: memoryview, *, kept: bool) -> SegmentRef | None:
         books = self._own.get()
         with books.lock:
             if books.closed:
@@ -188,6 +216,7 @@ class Segments:
 
     def _look_round(self, books: _Books, looks: int) -> None:
         """Find out which of the next `looks` segments are free; the others go to the end of the line."""
+        self._release_abandoned(books)
         for token in [token for token, _ in zip(books.busy, range(looks), strict=False)]:
             segment = books.busy[token]
             if segment.take_back():

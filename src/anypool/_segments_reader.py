@@ -6,15 +6,28 @@ import errno
 import mmap
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from anypool._segments import DATA_AT, HEADER, LARGEST_MOVE, MAGIC, STATE_AT, TAKEN, Ref, descriptor_limit
+from anypool._segments import (
+    DATA_AT,
+    HEADER,
+    LARGEST_MOVE,
+    MAGIC,
+    RELEASED,
+    RELEASED_AT,
+    STATE_AT,
+    TAKEN,
+    Buffer,
+    Ref,
+    SegmentRef,
+    descriptor_limit,
+)
 from anypool.errors import SendError
 
 if sys.platform == "linux":
     import fcntl
 
-__all__ = ["Claimed", "claim", "open_refs"]
+__all__ = ["Claimed", "claim", "look_at", "open_refs", "watch"]
 
 # Without it Linux may refuse, or count in full, a private mapping that is hardly ever written to.
 _MAP_NORESERVE: int = getattr(mmap, "MAP_NORESERVE", 0)
@@ -29,10 +42,10 @@ class Claimed:
 
     __slots__ = ("_buffers",)
 
-    def __init__(self, buffers: list[mmap.mmap | bytearray]) -> None:
-        self._buffers: list[mmap.mmap | bytearray] | None = buffers
+    def __init__(self, buffers: list[Buffer]) -> None:
+        self._buffers: list[Buffer] | None = buffers
 
-    def open(self) -> list[mmap.mmap | bytearray]:
+    def open(self) -> list[Buffer]:
         """The buffers, once: writable, and private to whoever holds them.
 
         Raises
@@ -58,10 +71,10 @@ def claim(refs: Iterable[Ref]) -> Claimed:
         A buffer cannot be reached, because its owner has ended, took it back, belongs to another user or
         is not on this machine; or there is no memory for it.
     """
-    return Claimed([_claim_one(ref) for ref in refs])
+    return Claimed([_claim_one(ref) if type(ref) is tuple else ref.claim() for ref in refs])  # type: ignore[union-attr]
 
 
-def open_refs(refs: Iterable[Ref]) -> list[mmap.mmap | bytearray]:
+def open_refs(refs: Iterable[Ref]) -> list[Buffer]:
     """The buffers in `refs`, writable and private; for ``pickle.loads(data, buffers=...)``.
 
     Raises
@@ -72,7 +85,42 @@ def open_refs(refs: Iterable[Ref]) -> list[mmap.mmap | bytearray]:
     return claim(refs).open()
 
 
-def _claim_one(ref: Ref) -> mmap.mmap | bytearray:
+def look_at(ref: Ref) -> memoryview:
+    """The buffer in `ref`, to be read only: nothing is copied.
+
+    Raises
+    ------
+    SendError
+        As `claim`.
+    """
+    buffer = _claim_one(ref) if type(ref) is tuple else ref.look_at()  # type: ignore[union-attr]
+    return memoryview(buffer).toreadonly()
+
+
+def watch(ref: Ref) -> Callable[[], bool]:
+    """Tells, whenever it is called, whether the owner of `ref` needs it no longer. To be called while it is there.
+
+    Raises
+    ------
+    SendError
+        As `claim`.
+    """
+    if type(ref) is not tuple:
+        return ref.is_released  # type: ignore[union-attr]
+    try:
+        descriptor = _open_file(ref)  # not the file of the reader's mapping: this one holds no lock
+        try:
+            header = mmap.mmap(descriptor, DATA_AT, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+        finally:
+            os.close(descriptor)
+    except OSError as exc:
+        raise SendError(_explain(ref, exc)) from exc
+    token = HEADER.unpack_from(header)[1]
+    released = RELEASED[0]
+    return lambda: header[RELEASED_AT] == released or HEADER.unpack_from(header)[1] != token
+
+
+def _claim_one(ref: SegmentRef) -> mmap.mmap | bytearray:
     if not ref[5]:
         return bytearray()
     if sys.platform != "linux":
@@ -88,7 +136,7 @@ def _claim_one(ref: Ref) -> mmap.mmap | bytearray:
         raise SendError(_explain(ref, exc)) from exc
 
 
-def _open_file(ref: Ref) -> int:
+def _open_file(ref: SegmentRef) -> int:
     pid, number, device, inode = ref[:4]
     path = f"/proc/{pid}/fd/{number}"
     # Before it is opened: to open the device or FIFO that the number may mean by now has side effects.
@@ -98,7 +146,7 @@ def _open_file(ref: Ref) -> int:
     return os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
 
 
-def _take(descriptor: int, ref: Ref) -> None:
+def _take(descriptor: int, ref: SegmentRef) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError as exc:  # the owner has it for the moment in which it takes it back
@@ -152,11 +200,11 @@ def _copy(descriptor: int, size: int) -> mmap.mmap:
     return buffer
 
 
-def _describe(ref: Ref) -> str:
+def _describe(ref: SegmentRef) -> str:
     return f"a buffer of {ref[5]:,} bytes held by process {ref[0]}"
 
 
-def _explain(ref: Ref, exc: OSError) -> str:
+def _explain(ref: SegmentRef, exc: OSError) -> str:
     what = _describe(ref)
     if exc.errno in (errno.ENOENT, errno.ESRCH):
         return f"{what} is gone: that process has ended or took it back, or it is not on this machine"

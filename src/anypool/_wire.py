@@ -17,14 +17,15 @@ from __future__ import annotations
 import itertools
 import pickle
 import sys
+import threading
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from anypool.errors import SendError
 
 if TYPE_CHECKING:
-    from anypool._segments import Ref
+    from anypool._segments import OtherRef, Ref
     from anypool._segments_reader import Claimed
 
 PROTOCOL = 5
@@ -37,15 +38,11 @@ _IMMUTABLE_OR_TUPLE = _IMMUTABLE_AND_SMALL | {bytes, tuple}
 # loaded with the first large buffer only.
 _LARGE = 256 * 1024
 
-# How deep, and among how many parts, the search for the part that cannot be sent goes.
-_SEARCH_DEPTH = 8
-_SEARCH_PARTS = 1000
 
+Parcel: TypeAlias = "bytes | tuple[bytes, Sequence[Ref] | Claimed]"
+"""A pickle; with the large buffers that it refers to, if there are any. A large pickle is itself the first of them."""
 
-Parcel: TypeAlias = "bytes | tuple[bytes, list[Ref] | Claimed]"
-"""A pickle; with the large buffers that it refers to, if there are any."""
-
-Store: TypeAlias = "Callable[[list[pickle.PickleBuffer]], list[Ref] | None]"
+Store: TypeAlias = "Callable[[list[pickle.PickleBuffer]], Sequence[Ref] | None]"
 """Puts buffers where another process finds them, and gives their refs; None: let them travel in the pickle."""
 
 
@@ -70,10 +67,34 @@ def dumps(obj: object) -> bytes:
     return _dumps(obj, None)
 
 
+class _Noted(threading.local):
+    """What handles on shared objects that are being pickled in this thread need on the worker; None: nobody asks."""
+
+    def __init__(self) -> None:
+        self.refs: list[OtherRef] | None = None
+
+
+_noted = _Noted()
+
+
+def note(refs: Iterable[OtherRef]) -> None:
+    """Let the parcel that is being made bring `refs` along; called by what is being pickled."""
+    if _noted.refs is not None:
+        _noted.refs += refs
+
+
 def to_parcel(obj: object, store: Store | None) -> Parcel:
-    """As `dumps`, with the large buffers of `obj` in `store`, if one is given."""
+    """As `dumps`, with what is large of `obj` in `store`, if one is given."""
     if store is None:
         return _dumps(obj, None)
+    before, _noted.refs = _noted.refs, []
+    try:
+        return _to_parcel(obj, store, _noted.refs)
+    finally:
+        _noted.refs = before
+
+
+def _to_parcel(obj: object, store: Store, noted: list[OtherRef]) -> Parcel:
     if type(obj) in (bytes, bytearray):
         obj = _LargeBytes(obj)  # type: ignore[arg-type]
     buffers: list[pickle.PickleBuffer] = []
@@ -85,10 +106,46 @@ def to_parcel(obj: object, store: Store | None) -> Parcel:
         return False
 
     data = _dumps(obj, stays_in_the_pickle)
-    if not buffers:
-        return data
-    refs = store(buffers)
-    return _dumps(obj, None) if refs is None else (data, refs)
+    refs: Sequence[Ref] = ()
+    if len(data) >= _LARGE:
+        stored = store([pickle.PickleBuffer(data), *buffers])
+        if stored is not None:
+            data, refs = b"", stored
+        elif buffers:
+            data = _dumps(obj, None)
+    elif buffers:
+        stored = store(buffers)
+        if stored is None:
+            data = _dumps(obj, None)
+        else:
+            refs = stored
+    if noted:
+        refs = [*refs, *noted]
+        noted.clear()
+    return (data, list(refs)) if refs else data
+
+
+def dumps_apart(obj: object) -> tuple[list[pickle.PickleBuffer | bytes], list[OtherRef]]:
+    """The pickle of `obj` and then the buffers that it refers to, whatever their size; and what `note` was told.
+
+    Raises
+    ------
+    SendError
+        As `dumps`.
+    """
+    if type(obj) in (bytes, bytearray):
+        obj = _LargeBytes(obj)  # type: ignore[arg-type]
+    buffers: list[pickle.PickleBuffer] = []
+
+    def goes_apart(buffer: pickle.PickleBuffer) -> bool:
+        buffers.append(buffer)
+        return False
+
+    before, _noted.refs = _noted.refs, []
+    try:
+        return [_dumps(obj, goes_apart), *buffers], _noted.refs
+    finally:
+        _noted.refs = before
 
 
 def _dumps(obj: object, buffer_callback: Callable[[pickle.PickleBuffer], bool] | None) -> bytes:
@@ -139,24 +196,39 @@ def loads(parcel: Parcel) -> Any:
             from anypool._segments_reader import claim
 
             refs = claim(refs)
-        return pickle.loads(data, buffers=refs.open())  # type: ignore[union-attr, arg-type]
+        buffers: list[Any] = refs.open()  # type: ignore[union-attr]
+        return loads_apart([data, *buffers] if data else buffers)
     except SendError:
         raise
     except Exception as exc:
         raise SendError(f"could not be rebuilt here: {type(exc).__name__}: {exc}") from exc
 
 
+def loads_apart(frames: Sequence[Any]) -> Any:
+    """The object that `dumps_apart` took apart."""
+    return pickle.loads(frames[0], buffers=frames[1:])
+
+
 def pack_column(items: Sequence[Any], refuse: Callable[[int, SendError], bytes], store: Store | None = None) -> Column:
     """`items` as bytes; for one that cannot be sent, the bytes that `refuse(offset, why)` gives."""
     if _may_travel_as_one(items):
         return Column(pickle.dumps(items, PROTOCOL), None)
+    return Column(None, _pack_each(items, refuse, store))
+
+
+def _pack_each(items: Sequence[Any], refuse: Callable[[int, SendError], bytes], store: Store | None) -> list[Parcel]:
     each: list[Parcel] = []
-    for offset, item in enumerate(items):
-        try:
-            each.append(to_parcel(item, store))
-        except SendError as exc:
-            each.append(refuse(offset, exc))
-    return Column(None, each)
+    before, _noted.refs = _noted.refs, []
+    noted = _noted.refs
+    try:
+        for offset, item in enumerate(items):
+            try:
+                each.append(_dumps(item, None) if store is None else _to_parcel(item, store, noted))
+            except SendError as exc:
+                each.append(refuse(offset, exc))
+    finally:
+        _noted.refs = before
+    return each
 
 
 def unpack_column(column: Column) -> Iterable[Any]:
@@ -224,38 +296,16 @@ def _ships_modules_by_value() -> bool:
 def _dumps_by_value(obj: object, buffer_callback: Callable[[pickle.PickleBuffer], bool] | None) -> bytes:
     import io
 
+    from anypool._pickler import describe, find_culprit, pickler_class
+
     buffer = io.BytesIO()
     try:
-        _pickler_class()(buffer, protocol=PROTOCOL, buffer_callback=buffer_callback).dump(obj)
+        pickler_class()(buffer, protocol=PROTOCOL, buffer_callback=buffer_callback).dump(obj)
     except RecursionError as exc:
-        raise SendError(f"{_describe(obj)} is nested too deeply to be sent") from exc
+        raise SendError(f"{describe(obj)} is nested too deeply to be sent") from exc
     except Exception as exc:
-        raise SendError(f"{_find_culprit(obj)} cannot be sent: {type(exc).__name__}: {exc}") from exc
+        raise SendError(f"{find_culprit(obj)} cannot be sent: {type(exc).__name__}: {exc}") from exc
     return buffer.getvalue()
-
-
-_pickler: type | None = None  # made at first use: cloudpickle takes as long to import as this package
-
-
-def _pickler_class() -> type:
-    global _pickler
-    if _pickler is None:
-        import contextvars
-
-        import cloudpickle
-
-        from anypool._context_variables import reduce_contextvar
-
-        class Pickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined, unused-ignore]
-            """cloudpickle, with context variables by name: a function's globals may hold one."""
-
-            def reducer_override(self, obj: Any) -> Any:
-                if type(obj) is contextvars.ContextVar:
-                    return reduce_contextvar(obj)
-                return super().reducer_override(obj)
-
-        _pickler = Pickler
-    return _pickler
 
 
 def explain_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> SendError | None:
@@ -268,74 +318,3 @@ def explain_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> SendError | N
         except SendError as exc:
             return SendError(f"{name}: {exc}")
     return None
-
-
-def _find_culprit(obj: object) -> str:
-    """Words for the innermost part of `obj` that cannot be pickled, and the way to it."""
-    path: list[str] = []
-    current = obj
-    for _ in range(_SEARCH_DEPTH):
-        bad = next(((name, part) for name, part in _parts(current) if not _can_send(part)), None)
-        if bad is None:
-            break
-        path.append(bad[0])
-        current = bad[1]
-    where = " of ".join([*reversed(path), _describe(obj)])
-    return where if not path else f"{where} (a {type(current).__qualname__})"
-
-
-def _can_send(part: object) -> bool:
-    import io
-
-    try:
-        _pickler_class()(io.BytesIO(), protocol=PROTOCOL).dump(part)
-    except Exception:
-        return False
-    return True
-
-
-def _parts(obj: object) -> Iterator[tuple[str, object]]:
-    """The named parts of `obj` that a pickle of it would hold, bounded in number."""
-    return itertools.islice(_all_parts(obj), _SEARCH_PARTS)
-
-
-def _all_parts(obj: object) -> Iterator[tuple[str, object]]:
-    if isinstance(obj, Mapping):
-        for key, value in obj.items():
-            yield f"key {key!r:.40}", value
-    elif isinstance(obj, (list, tuple, set, frozenset)):
-        for index, value in enumerate(obj):
-            yield f"element {index}", value
-    elif isinstance(obj, types.FunctionType):
-        yield from _function_parts(obj)
-    elif isinstance(obj, types.MethodType):
-        yield "the instance", obj.__self__
-    elif hasattr(obj, "func") and hasattr(obj, "args") and hasattr(obj, "keywords"):  # functools.partial
-        yield "the function", obj.func
-        for index, value in enumerate(obj.args):
-            yield f"argument {index}", value
-        for key, value in obj.keywords.items():
-            yield f"argument {key!r}", value
-    elif isinstance(getattr(obj, "__dict__", None), dict) and not isinstance(obj, type):
-        for key, value in vars(obj).items():
-            yield f"attribute {key!r}", value
-
-
-def _function_parts(fn: types.FunctionType) -> Iterator[tuple[str, object]]:
-    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=False):
-        try:
-            yield f"closure variable {name!r}", cell.cell_contents
-        except ValueError:  # a cell that is not filled yet
-            continue
-    for name in fn.__code__.co_names:
-        if name in fn.__globals__:
-            yield f"global {name!r}", fn.__globals__[name]
-    for index, value in enumerate(fn.__defaults__ or ()):
-        yield f"default {index}", value
-
-
-def _describe(obj: object) -> str:
-    name = getattr(obj, "__qualname__", None)
-    if isinstance(name, str) and callable(obj):
-        return f"{'class' if isinstance(obj, type) else 'function'} {name!r}"
-    return f"a {type(obj).__qualname__}"

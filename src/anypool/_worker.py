@@ -66,6 +66,8 @@ def run(payload: Any) -> Any:
         return _run(payload)
     entered = perf_counter() if is_observed(payload) else None
     stub = begin_ticket(payload)
+    if "anypool._share" in sys.modules:
+        sys.modules["anypool._share"].drop_released()
     threads = inner_threads_of(payload)
     if threads is not None:
         _settle_process(threads)
@@ -80,8 +82,7 @@ def _run(envelope: Envelope, entered: float | None = None, stub: Stub | None = N
     job = envelope.job
     around = job.around
     reply = Reply([], {}, [], 0.0, this_worker(around.backend))
-    assert not isinstance(around.initializer, bytes)
-    reply.broken = _initialize(around.initializer)
+    reply.broken = _initialize(job.initializer)
     if reply.broken is not None:
         return reply
     position = reply.values.__len__
@@ -304,7 +305,8 @@ def _initialize(initializer: Initializer | None) -> BaseException | None:
         return None
     if initializer.key not in _initialized.by_key:
         try:
-            initializer.fn(*initializer.args)
+            fn, args = initializer.call or _wire.loads(initializer.parcel or b"")
+            fn(*args)
         except BaseException as exc:
             _initialized.by_key[initializer.key] = exc.with_traceback(without_ours(exc.__traceback__))
         else:

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-__all__ = ["Backend", "StopsCalls", "Traits"]
+__all__ = ["Backend", "HeldData", "HoldsData", "StopsCalls", "Traits"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,4 +104,37 @@ class StopsCalls(Protocol):
 
     def stop_call(self, future: Future[Any], /) -> bool:
         """End the running call of `future`; its worker is replaced. False if it had ended."""
+        ...
+
+
+class HeldData(Protocol):
+    """Stands for data that a backend holds for its workers. Hashable; pickles small, in a payload of that backend."""
+
+    def claim(self) -> Any:
+        """The data, on a worker that has this from a payload: writable, and private to whoever claims it."""
+        ...
+
+    def look_at(self) -> Any:
+        """The same, to be read only, so that it need not be copied."""
+        ...
+
+    def is_released(self) -> bool:
+        """Whether the data was released, as far as that is known here; asked where `claim` was called before."""
+        ...
+
+
+@runtime_checkable
+class HoldsData(Protocol):
+    """The power to bring data to workers elsewhere, once for each worker, instead of with every call."""
+
+    def hold(self, data: Any, /, *, for_all: bool) -> HeldData:
+        """Copy `data`, an object with the buffer protocol, to where workers find it; what stands for it.
+
+        `for_all` says that all workers will need it, and not only the one that runs the next call. The data must
+        outlive any one worker in the first case, and need not in the second.
+        """
+        ...
+
+    def release(self, held: HeldData, /) -> None:
+        """Forget the data. What stays where a call is using it is the backend's business. Idempotent."""
         ...

@@ -16,6 +16,7 @@ from anypool._bridge import settle
 from anypool._cpus import available_cpus
 from anypool.backend import Traits
 from anypool.backends._dask_client import Connection
+from anypool.backends._dask_held import Held, pickle_with_keys
 from anypool.errors import ConfigError, ExecutorClosed
 
 __all__ = ["Dask"]
@@ -98,6 +99,8 @@ class Dask:
         # calls than it has threads: those here are truly pending, and a lost worker only takes what it ran.
         self._waiting: deque[tuple[Future[Any], Callable[[Any], Any], Any]] = deque()
         self._sent: dict[Future[Any], Any] = {}
+        self._held: dict[str, Any] = {}
+        self._reaches_workers = True  # until it turns out that this process does not
 
     @classmethod
     def from_url(cls, rest: str, /) -> dict[str, Any]:
@@ -188,9 +191,10 @@ class Dask:
 
     def _send(self, future: Future[Any], call: Callable[[Any], Any], payload: Any) -> None:
         try:
-            task = pickle.dumps(_Run(call, payload), protocol=pickle.HIGHEST_PROTOCOL)
+            task, needs = pickle_with_keys(_Run(call, payload))
+            brought = {"buffers": [self._held[each] for each in needs]} if needs else {}
             key = f"anypool-{uuid.uuid4().hex}"
-            native = self._client.submit(pickle.loads, task, key=key, pure=False, retries=0)
+            native = self._client.submit(pickle.loads, task, key=key, pure=False, retries=0, **brought)
         except Exception as exc:  # closed, or a payload that does not pickle
             with self._lock:
                 self._free += 1
@@ -199,6 +203,26 @@ class Dask:
         with self._lock:
             self._sent[future] = native
         self._client.loop.add_callback(self._bring_home, native, future)
+
+    def hold(self, data: Any, /, *, for_all: bool) -> Held:
+        """Bring `data` to one worker, or to all of them."""
+        held = Held(f"anypool-data-{uuid.uuid4().hex}")
+        content = {held.key: bytes(data)}
+        try:
+            native = self._client.scatter(content, broadcast=for_all, hash=False, direct=self._reaches_workers)
+        except OSError:  # TimeoutError too: the workers are where only the scheduler reaches them
+            if not self._reaches_workers:
+                raise
+            self._reaches_workers = False
+            native = self._client.scatter(content, broadcast=for_all, hash=False, direct=False)
+        self._held.update(native)
+        return held
+
+    def release(self, held: Any, /) -> None:
+        """Let Dask forget the data."""
+        native = self._held.pop(held.key, None)
+        if native is not None:
+            native.release()
 
     async def _bring_home(self, native: Any, future: Future[Any]) -> None:
         """Wait for the task and fetch its result, on the client's loop: no thread has to wake up for it."""

@@ -23,6 +23,7 @@ __all__ = [
     "mark",
     "mark_and_wait",
     "raise_it",
+    "type_name",
     "wait_at",
     "where",
 ]
@@ -31,6 +32,11 @@ __all__ = [
 def identity(value: Any) -> Any:
     """The argument itself."""
     return value
+
+
+def type_name(value: Any) -> str:
+    """The name of the argument's type."""
+    return type(value).__name__
 
 
 def double(value: Any) -> Any:

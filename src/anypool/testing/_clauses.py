@@ -47,6 +47,7 @@ FEATURES = {
     "specification": "the executor pickles as its specification",
     "size_names": "the number of workers, under every name in use",
     "nesting": "`get_executor()` inside a call",
+    "share": "`share` gives a handle on an object for all calls",
     "seed": "`seed=` gives each item its random stream",
     "relay": "prints, warnings and log records come home",
     "context": "context variables, filters and levels reach the call",

@@ -7,6 +7,7 @@ import pytest
 _FILES = (
     "_subject",
     "_values",
+    "_sharing",
     "_once",
     "_functions",
     "_lazy",
@@ -40,6 +41,7 @@ from anypool.testing._once import OnceTests  # noqa: E402
 from anypool.testing._output import OutputTests  # noqa: E402
 from anypool.testing._payloads import PayloadsTests  # noqa: E402
 from anypool.testing._randomness import RandomnessTests  # noqa: E402
+from anypool.testing._sharing import SharingTests  # noqa: E402
 from anypool.testing._time import TimeTests  # noqa: E402
 from anypool.testing._values import ValuesTests  # noqa: E402
 
@@ -48,6 +50,7 @@ __all__ = ["ExecutorTests"]
 
 class ExecutorTests(
     ValuesTests,
+    SharingTests,
     OnceTests,
     FunctionsTests,
     LazyTests,

@@ -5,6 +5,7 @@ A suite that passes a wrong backend promises nothing. So each guarantee of the c
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import os
 import subprocess
@@ -17,6 +18,7 @@ from typing import Any, ClassVar
 
 from anypool import _packing, _worker
 from anypool._envelope import Envelope, Reply
+from anypool._share import Content, Shared
 from anypool.backend import Traits
 from anypool.backends.threads import Threads
 
@@ -416,6 +418,34 @@ class ForgetsThatItNests(Right):
         return _with_surroundings(payload, nested=())
 
 
+class UnpacksHandles(Right):
+    """A call that was given a handle on a shared object gets the object."""
+
+    name = "unpacks handles"
+    caught_by = "test_a_handle_arrives_as_a_handle"
+
+    def change_payload(self, payload: Envelope) -> Envelope:
+        def unpack(part: Any) -> Any:
+            if isinstance(part, tuple):
+                return tuple(map(unpack, part))
+            return part.get() if isinstance(part, Shared) else part
+
+        return dataclasses.replace(payload, items=[unpack(item) for item in payload.items])
+
+
+class CopiesWhatIsShared(Right):
+    """Each call has a copy of what is shared, which it can write to."""
+
+    name = "copies what is shared"
+    caught_by = "test_what_is_shared_cannot_be_written_to"
+
+    def change_payload(self, payload: Envelope) -> Envelope:
+        def copied(part: Any) -> Any:
+            return Shared(Content("", lambda: copy.deepcopy(part.get()))) if isinstance(part, Shared) else part
+
+        return dataclasses.replace(payload, items=[copied(item) for item in payload.items])
+
+
 WRONG: tuple[type[Right], ...] = (
     ReversesResults,
     DropsTheLastResult,
@@ -444,5 +474,7 @@ WRONG: tuple[type[Right], ...] = (
     LosesTheContext,
     SeedsEachChunk,
     ForgetsThatItNests,
+    UnpacksHandles,
+    CopiesWhatIsShared,
 )
 """Every wrong backend."""

@@ -1,0 +1,124 @@
+"""Pickling by value what a worker cannot import, and the search for the part that cannot be sent at all."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["describe", "find_culprit", "pickler_class"]
+
+# How deep, and among how many parts, the search for the part that cannot be sent goes.
+_SEARCH_DEPTH = 8
+_SEARCH_PARTS = 1000
+
+_pickler: type | None = None  # made at first use: cloudpickle takes as long to import as this package
+
+
+def pickler_class() -> type:
+    """cloudpickle's pickler, and what it does not know."""
+    global _pickler
+    if _pickler is None:
+        import contextvars
+
+        import cloudpickle
+
+        from anypool._context_variables import reduce_contextvar
+
+        class Pickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined, unused-ignore]
+            """cloudpickle, with context variables by name (a function's globals may hold one), and memoryviews."""
+
+            def reducer_override(self, obj: Any) -> Any:
+                if type(obj) is contextvars.ContextVar:
+                    return reduce_contextvar(obj)
+                if type(obj) is memoryview:  # which cloudpickle would turn into bytes
+                    return _reduce_view(obj)
+                return super().reducer_override(obj)
+
+        _pickler = Pickler
+    return _pickler
+
+
+def _reduce_view(view: memoryview) -> tuple[Any, ...]:
+    data = view if view.c_contiguous else memoryview(view.tobytes())
+    return _rebuild_view, (pickle.PickleBuffer(data), view.format, view.shape, view.readonly)
+
+
+def _rebuild_view(data: Any, code: str, shape: tuple[int, ...], readonly: bool) -> memoryview:
+    view = memoryview(data).cast("B")
+    if code != "B" or len(shape) != 1:
+        view = view.cast(code, shape) if 0 not in shape else view.cast(code)  # type: ignore[call-overload]
+    return view.toreadonly() if readonly else view
+
+
+def find_culprit(obj: object) -> str:
+    """Words for the innermost part of `obj` that cannot be pickled, and the way to it."""
+    path: list[str] = []
+    current = obj
+    for _ in range(_SEARCH_DEPTH):
+        bad = next(((name, part) for name, part in _parts(current) if not _can_send(part)), None)
+        if bad is None:
+            break
+        path.append(bad[0])
+        current = bad[1]
+    where = " of ".join([*reversed(path), describe(obj)])
+    return where if not path else f"{where} (a {type(current).__qualname__})"
+
+
+def _can_send(part: object) -> bool:
+    import io
+
+    try:
+        pickler_class()(io.BytesIO(), protocol=5).dump(part)
+    except Exception:
+        return False
+    return True
+
+
+def _parts(obj: object) -> Iterator[tuple[str, object]]:
+    """The named parts of `obj` that a pickle of it would hold, bounded in number."""
+    return itertools.islice(_all_parts(obj), _SEARCH_PARTS)
+
+
+def _all_parts(obj: object) -> Iterator[tuple[str, object]]:
+    if isinstance(obj, Mapping):
+        for key, value in obj.items():
+            yield f"key {key!r:.40}", value
+    elif isinstance(obj, (list, tuple, set, frozenset)):
+        for index, value in enumerate(obj):
+            yield f"element {index}", value
+    elif isinstance(obj, types.FunctionType):
+        yield from _function_parts(obj)
+    elif isinstance(obj, types.MethodType):
+        yield "the instance", obj.__self__
+    elif hasattr(obj, "func") and hasattr(obj, "args") and hasattr(obj, "keywords"):  # functools.partial
+        yield "the function", obj.func
+        for index, value in enumerate(obj.args):
+            yield f"argument {index}", value
+        for key, value in obj.keywords.items():
+            yield f"argument {key!r}", value
+    elif isinstance(getattr(obj, "__dict__", None), dict) and not isinstance(obj, type):
+        for key, value in vars(obj).items():
+            yield f"attribute {key!r}", value
+
+
+def _function_parts(fn: types.FunctionType) -> Iterator[tuple[str, object]]:
+    for name, cell in zip(fn.__code__.co_freevars, fn.__closure__ or (), strict=False):
+        try:
+            yield f"closure variable {name!r}", cell.cell_contents
+        except ValueError:  # a cell that is not filled yet
+            continue
+    for name in fn.__code__.co_names:
+        if name in fn.__globals__:
+            yield f"global {name!r}", fn.__globals__[name]
+    for index, value in enumerate(fn.__defaults__ or ()):
+        yield f"default {index}", value
+
+
+def describe(obj: object) -> str:
+    name = getattr(obj, "__qualname__", None)
+    if isinstance(name, str) and callable(obj):
+        return f"{'class' if isinstance(obj, type) else 'function'} {name!r}"
+    return f"a {type(obj).__qualname__}"
