@@ -97,6 +97,11 @@ _shares               L4  what one executor shares with its calls
 _reuse                L4  warm pools: a backend that stays for the next executor of its choice
 _dispatch             L4  between the calls that people make and the one backend: queue, slots, end
 _observe              L4  what a map tells to whoever watches it
+_progress             L4  how far a map is, as plain data
+_notes_inbox          L4  where notes of running calls arrive
+_progress_meter       L4  counts the items of one map, keeps its display up to date
+_progress_displays    L4  how progress is shown
+_observers            L4  who watches a map: made from its settings
 _futures              L4  the future that `submit` returns
 _map                  L4  one map: reads the input, keeps workers busy, gives results in order
 _executor             L4  what people hold
@@ -184,6 +189,7 @@ LAZY_LIBRARIES = {
     "_identity": {"numpy"},
     "_inner_threads": {"threadpoolctl"},
     "_calls_from": {"cloudpickle"},
+    "_progress_displays": {"tqdm", "rich"},
 }
 """Libraries that a file of the core may import inside a function, where it is needed."""
 

@@ -31,6 +31,8 @@ _HOMES = {
     "verify": "_verify",
     "register_context": "_context_extensions",
     "report": "_notes",
+    "Note": "_progress",
+    "Progress": "_progress",
     "Retry": "_retry",
     "random": "_seeds",
     "rng": "_seeds",
@@ -66,6 +68,8 @@ if TYPE_CHECKING:
     from anypool._executor import PoolExecutor as PoolExecutor
     from anypool._executor import get_executor as get_executor
     from anypool._notes import report as report
+    from anypool._progress import Note as Note
+    from anypool._progress import Progress as Progress
     from anypool._registry import backend_names as backend_names
     from anypool._registry import register_backend as register_backend
     from anypool._retry import Retry as Retry

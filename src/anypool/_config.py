@@ -45,17 +45,18 @@ from __future__ import annotations
 import contextvars
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
 from typing import Any, TypeVar, cast
 
 from anypool import _config_levels
-from anypool._config_choice import Choice, change_settings, check_block, decide
+from anypool._config_choice import Choice, change_settings, check_block, checked, decide
 from anypool._config_explain import Explanation, Row, attempt, explain_levels
-from anypool._config_levels import ARGUMENT, Level
+from anypool._config_levels import ARGUMENT, Level, Said
+from anypool._options import option_types
 from anypool._settings import Settings
 
-__all__ = ["Choice", "Explanation", "Row", "Settings", "change_settings", "explain", "resolve", "use"]
+__all__ = ["Choice", "Explanation", "Row", "Settings", "change_settings", "explain", "resolve", "use", "wishes"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -101,6 +102,21 @@ def resolve(backend: object = None, options: Mapping[str, Any] | None = None) ->
     choice, unknown = decide([argument, *_open_blocks(), environment, _config_levels.read_file()])
     _warn_of_unknown([*environment.unknown, *unknown])
     return choice
+
+
+def wishes(setting: str) -> Iterator[Any]:
+    """Yield what is said of a setting outside of the code that asks for it: by `use`, environment and file.
+
+    Strongest first. What asks for progress by ``True`` leaves its kind to these.
+    """
+    declared = option_types(Settings)
+    for level in (*_open_blocks(), _config_levels.read_environment(), _config_levels.read_file()):
+        inside = () if level.spec is None else level.spec.options
+        source = "" if level.spec is None else level.spec.source
+        spelled = (Said(key=key, value=value, source=source) for key, value in inside)
+        for said in (*level.narrow, *spelled, *level.general):
+            if said.key == setting:
+                yield checked(said, "any", declared)
 
 
 class use:  # noqa: N801 - reads as a verb: `with use("loky"):`

@@ -254,7 +254,8 @@ class PoolExecutor(_StdlibExecutor):
         journal : path, optional
             Keeps what each finished item came to, so that the same map goes on where it was interrupted.
         progress : bool, str or callable
-            Show how many items are done, in the way that is named or that is there; or call this with it.
+            Show how many items are done: True as whoever runs the program likes it best, or ``"tqdm"``, ``"rich"``,
+            ``"notebook"``, ``"text"``, ``"log"`` or ``"none"``; or call this with an `anypool.Progress`.
         trace : bool or path
             Keep a receipt of each item for `report`.
         ordered : bool
@@ -361,6 +362,13 @@ class PoolExecutor(_StdlibExecutor):
             from anypool._journal import Journal
 
             journal = Journal(settings.journal, fn, style, job.around.seed)
+        observer = None
+        if settings.progress is not False or settings.trace is not False:
+            from anypool._observers import observers
+
+            runs_on = getattr(self._dispatcher.backend, "leased", self._dispatcher.backend)
+            observer, observed = observers(settings, runs_on, traits, name=_name(fn), total=_length(iterables))
+            job = replace(job, observed=observed)
         each = Map(
             self._dispatcher,
             job,
@@ -374,6 +382,7 @@ class PoolExecutor(_StdlibExecutor):
             chunksize=settings.chunksize,
             buffersize=settings.buffersize,
             annotate=annotate,
+            observer=observer,
             retry=as_retry(settings.retries),
             on_lost=settings.on_lost,
             call_timeout=settings.call_timeout,

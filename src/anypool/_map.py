@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from heapq import heappop, heappush
 from itertools import count, repeat
 from queue import Empty, SimpleQueue
@@ -32,6 +33,7 @@ from anypool.errors import ExecutorClosed
 
 if TYPE_CHECKING:
     from anypool._journal import Journal
+    from anypool._observe import Observer
     from anypool._retry import Retry
 
 # Without `buffersize`: enough that a slow first item does not leave the other workers idle for want of room,
@@ -92,6 +94,8 @@ class Map:
         As of `Settings`.
     journal : Journal, optional
         What has run before, and is not run again. Closed with the map.
+    observer : Observer, optional
+        Is told what happens; with None nothing is spent on it.
     """
 
     def __init__(
@@ -113,8 +117,10 @@ class Map:
         on_lost: Literal["raise", "retry"] = "raise",
         call_timeout: float | None = None,
         journal: Journal | None = None,
+        observer: Observer | None = None,
     ) -> None:
         self._dispatcher = dispatcher
+        self._observer = observer
         self._job = job
         self._around_bytes = around_bytes
         self._input = items
@@ -153,6 +159,8 @@ class Map:
         It keeps `owner`, the executor, from being collected.
         """
         self._dispatcher.open_map(self)
+        if self._observer is not None:
+            self._observer.began()
         generator = self._generate(owner)
         next(generator)
         return generator
@@ -160,9 +168,13 @@ class Map:
     def _generate(self, _owner: object) -> Iterator[Any]:
         try:
             self._begin()
+            if self._observer is not None:
+                self._observer.away()
             yield None  # taken by results(), so that from here on close() reaches `finally`
             self._is_asked = True
             while (answer := self._next_answer()) is not None:
+                if self._observer is not None:
+                    self._observer.away()
                 length, (start, reply, items) = answer
                 if reply.errors or reply.events:
                     yield from self._one_by_one(start, reply, items)
@@ -196,7 +208,8 @@ class Map:
             if offset in events:
                 from anypool._relay import replay
 
-                replay(events.pop(offset), worker=str(reply.worker))
+                with nullcontext() if self._observer is None else self._observer.aside():
+                    replay(events.pop(offset), worker=str(reply.worker))
             error = reply.errors.pop(offset, None)
             if error is None:
                 value, values[offset] = values[offset], None
@@ -227,6 +240,8 @@ class Map:
         if self._journal is not None:
             self._journal.close()
         self._dispatcher.close_map(self)
+        if self._observer is not None:
+            self._observer.ended()
 
     # --- for the dispatcher ---------------------------------------------------------------------------
 
@@ -285,6 +300,8 @@ class Map:
 
     def _next_answer(self) -> tuple[int, tuple[int, Reply, Sequence[Any]]] | None:
         """The next answer in order; None at the end."""
+        if self._observer is not None:
+            self._observer.back()
         while True:
             with self._lock:
                 self._pump()
@@ -305,7 +322,7 @@ class Map:
     def _absorb_next(self, deadline: float | None) -> None:
         """Wait until a chunk arrives, or one is due to run again; take in all that has arrived."""
         now = monotonic()
-        patience = LOOKS_UP_AFTER
+        patience = LOOKS_UP_AFTER if self._observer is None else self._observer.waits(LOOKS_UP_AFTER)
         if deadline is not None:
             patience = min(patience, deadline - now)
         if self._later:
@@ -347,7 +364,11 @@ class Map:
             if self._buffersize is None:
                 self._flow.window = max(self._flow.window, plan.size * self._workers * _WINDOW_CHUNKS_PER_WORKER)
             ahead = 0 if self._journal is None else self._journal.ahead(self._flow.items_read)
+            began = 0.0 if self._observer is None else perf_counter()
             items = self._read(min(max(plan.size, ahead), self._flow.room))
+            if self._observer is not None:
+                is_all = self._input_ended and self._input_error is None
+                self._observer.read(began, len(items), self._flow.items_read + len(items) if is_all else None)
             if not items:
                 return None
             start = self._flow.read(len(items))
@@ -377,6 +398,8 @@ class Map:
             if first < offset:
                 self._flow.hand_back(Part(start + first, items[first:offset]))
             self._flow.hold(start + offset, 1, (start + offset, reply, ()))
+            if self._observer is not None:
+                self._observer.held(start + offset, reply, {})
             first = offset + 1
         if first < len(items):
             self._flow.hand_back(Part(start + first, items[first:]))
@@ -403,6 +426,7 @@ class Map:
     def _send(self, start: int, items: Sequence[Any], plan: Plan) -> None:
         payload: Any
         outbox = None
+        began = 0.0 if self._observer is None else perf_counter()
         if self._around_bytes is None:
             payload = Envelope(self._job, start, items, len(items), plan.budget, plan.look_every)
         else:
@@ -415,6 +439,8 @@ class Map:
         self._flow.sent(start, len(items))
         try:
             self._dispatcher.check_feeding()
+            if self._observer is not None:
+                self._observer.sent(task, payload, began)
             self._dispatcher.submit(task)
         except ExecutorClosed as exc:  # handed back after the end: an error in its place, after what came before
             task.deliver(None, exc)
@@ -422,11 +448,14 @@ class Map:
     def _absorb(self, arrival: tuple[ChunkTask, Any, Any, float]) -> None:
         task, packed, error, arrived_at = arrival
         self._out.discard(task)
+        began = 0.0 if self._observer is None else perf_counter()
         self._flow.answered(task.start)
         if packed is None and error is None:  # withdrawn
             self._flow.hand_back(Part(task.start, task.items))
             return
         if error is not None:
+            if self._observer is not None:
+                self._observer.arrived(task, None, None, arrived_at, began)
             self._carry_out(self._attempts.settle_loss(task.start, task.items, error, task.seen))
             return
         reply = _packing.unpack_reply(packed) if type(packed) is tuple else packed
@@ -434,6 +463,8 @@ class Map:
             reply.values, reply.errors = [None], {0: self._dispatcher.fail_initializer(reply.broken)}
         self._sizes.observe(len(reply.values), reply.seconds, arrived_at - task.sent_at - reply.seconds)
         self._random_used.update(reply.random_used)
+        if self._observer is not None:
+            self._observer.arrived(task, packed, reply, arrived_at, began)
         self._carry_out(self._attempts.settle(task.start, task.items, reply))
 
     def _carry_out(self, outcome: Outcome) -> None:
@@ -441,6 +472,8 @@ class Map:
             self._journal.record(outcome.held)
         for start, reply, items in outcome.held:
             self._flow.hold(start, len(reply.values), (start, reply, items))
+            if self._observer is not None:
+                self._observer.held(start, reply, outcome.attempts)
         self._fails_at = min(self._fails_at, outcome.fails_at)
         for part in outcome.back:
             if part.start <= self._fails_at:

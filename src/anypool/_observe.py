@@ -20,8 +20,11 @@ class SentChunk(Protocol):
     sent_at: float
 
 
-class Observer(Protocol):
-    """Is told what happens in one map, by the thread that asks for results. Times are of `time.perf_counter`."""
+class Observer:
+    """Is told what happens in one map, by the thread that asks for results; makes nothing of it, unless it says so.
+
+    Times are of `time.perf_counter`.
+    """
 
     def began(self) -> None:
         """The map was called."""

@@ -80,6 +80,12 @@ class Leased:
         future.add_done_callback(self._forget)
         return future
 
+    @property
+    def leased(self) -> Backend:
+        """What runs the calls, with its powers."""
+        assert self._pool is not None
+        return self._pool.backend
+
     def _forget(self, future: Future[Any]) -> None:
         with self._own_lock:
             self._outstanding.discard(future)

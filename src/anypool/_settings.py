@@ -44,8 +44,9 @@ class Settings:
         a running call cannot be stopped, asking for it is an error (`Unsupported`).
     journal : str or path or None
         A file that keeps what each finished item of a map came to; a map that was interrupted goes on from it.
-    progress : bool, "tqdm", "rich", "notebook", "log", "none" or callable
-        Show how many items of a map are done; or call this with it.
+    progress : bool, "tqdm", "rich", "notebook", "text", "log", "none" or callable
+        Show how many items of a map are done: True as whoever runs the program likes it best; or call this with an
+        `anypool.Progress`.
     trace : bool, str or path
         Keep a receipt of each item for `report`; saved there at the end, if it is a path.
     inner_threads : int or None
@@ -71,7 +72,7 @@ class Settings:
     on_lost: Literal["raise", "retry"] = "raise"
     call_timeout: float | None = None
     journal: str | os.PathLike[str] | None = None
-    progress: bool | Literal["tqdm", "rich", "notebook", "log", "none"] | Callable[..., object] = False
+    progress: bool | Literal["tqdm", "rich", "notebook", "text", "log", "none"] | Callable[..., object] = False
     trace: bool | str | os.PathLike[str] = False
     inner_threads: int | None = None
     environment: tuple[str, ...] = ()

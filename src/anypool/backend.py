@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
-__all__ = ["Backend", "HeldData", "HoldsData", "StopsCalls", "Traits"]
+__all__ = ["Backend", "CarriesNotes", "HeldData", "HoldsData", "StopsCalls", "Traits"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,4 +137,21 @@ class HoldsData(Protocol):
 
     def release(self, held: HeldData, /) -> None:
         """Forget the data. What stays where a call is using it is the backend's business. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class CarriesNotes(Protocol):
+    """Has a way of its own by which a running call tells its caller something, where workers are on other machines."""
+
+    def carry_notes(self, topic: str, take: Callable[[str], object]) -> tuple[str, Callable[[], object]]:
+        """Begin to give `take` the lines that calls send under `topic`, by any thread.
+
+        Returns
+        -------
+        send : str
+            ``"module:function"``, which a call runs on its worker as ``function(topic, line)``.
+        stop : callable
+            Ends it.
+        """
         ...

@@ -13,7 +13,7 @@ import importlib
 import random
 from typing import Any
 
-__all__ = ["dask_setup", "keep_random_for_calls"]
+__all__ = ["dask_setup", "keep_random_for_calls", "log_note"]
 
 _DRAW_BESIDE_CALLS = (
     "dask.sizeof",
@@ -40,6 +40,12 @@ def keep_random_for_calls() -> None:
         module: Any = importlib.import_module(name)
         if getattr(module, "random", None) is random:
             module.random = own
+
+
+def log_note(topic: str, line: str) -> None:
+    """Bring `line` to those who subscribe to `topic`, from inside of a call on this worker."""
+    worker: Any = importlib.import_module("distributed").get_worker()
+    worker.log_event(topic, line)
 
 
 def dask_setup(_worker: Any) -> None:

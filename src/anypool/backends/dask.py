@@ -247,6 +247,12 @@ class Dask:
             self._free += 1
         self._send_waiting()
 
+    def carry_notes(self, topic: str, take: Callable[[str], object]) -> tuple[str, Callable[[], object]]:
+        """Bring what calls say while they run, as events of distributed."""
+        client = self._client
+        client.subscribe_topic(topic, lambda event: take(event[1]))
+        return "anypool.backends._dask_worker:log_note", lambda: client.unsubscribe_topic(topic)
+
     def stop(self, *, cancel: bool) -> None:
         """Close what was started here; with `cancel`, without waiting for calls. A running call of a cluster that
         was not started here goes on there, unheard.

@@ -19,6 +19,7 @@ _FILES = (
     "_randomness",
     "_output",
     "_context",
+    "_seen",
     "_nesting",
     "_end",
     "_futures",
@@ -41,6 +42,7 @@ from anypool.testing._once import OnceTests  # noqa: E402
 from anypool.testing._output import OutputTests  # noqa: E402
 from anypool.testing._payloads import PayloadsTests  # noqa: E402
 from anypool.testing._randomness import RandomnessTests  # noqa: E402
+from anypool.testing._seen import SeenTests  # noqa: E402
 from anypool.testing._sharing import SharingTests  # noqa: E402
 from anypool.testing._time import TimeTests  # noqa: E402
 from anypool.testing._values import ValuesTests  # noqa: E402
@@ -62,6 +64,7 @@ class ExecutorTests(
     RandomnessTests,
     OutputTests,
     ContextTests,
+    SeenTests,
     NestingTests,
     EndTests,
     FuturesTests,

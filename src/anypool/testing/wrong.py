@@ -408,6 +408,16 @@ class SeedsEachChunk(Right):
         return dataclasses.replace(payload, start=0)
 
 
+class HidesReports(Right):
+    """What calls report is not seen."""
+
+    name = "hides reports"
+    caught_by = "test_what_a_call_reports_is_seen_while_it_runs"
+
+    def change_payload(self, payload: Envelope) -> Envelope:
+        return dataclasses.replace(payload, job=dataclasses.replace(payload.job, observed=None))
+
+
 class ForgetsThatItNests(Right):
     """A call that opens an executor gets what the main program would get."""
 
@@ -473,6 +483,7 @@ WRONG: tuple[type[Right], ...] = (
     DelaysOutput,
     LosesTheContext,
     SeedsEachChunk,
+    HidesReports,
     ForgetsThatItNests,
     UnpacksHandles,
     CopiesWhatIsShared,
