@@ -9,15 +9,14 @@ out is named below, with the reason.
 from __future__ import annotations
 
 import importlib
-import sys
 import unittest
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 import anypool
+from cpython_tests import find_tests, workers_find
 from scripts import BACKENDS
 
 # Each test starts an executor of five workers, and many sleep for seconds to see that others do not wait for them.
@@ -65,45 +64,13 @@ _LEFT_OUT_OF = {
 }
 
 
-def _debian_folder() -> Path:
-    return Path(f"/usr/lib/python{sys.version_info.major}.{sys.version_info.minor}/test")
-
-
-def _find_tests() -> tuple[str, str | None]:
-    """The name under which CPython's tests can be imported, and the folder to import them from, if any.
-
-    The folder is a place to import top-level modules from, not more of the package ``test``: workers are told
-    of ``sys.path``, and of nothing else.
-    """
-    for name, folder in ("test.test_concurrent_futures", None), ("test_concurrent_futures", str(_debian_folder())):
-        before = list(sys.path)
-        sys.path += [folder] if folder else []
-        try:
-            importlib.import_module(name)
-        except ModuleNotFoundError as exc:
-            if exc.name is None or not name.startswith(exc.name):
-                raise
-        else:
-            return name, folder
-        finally:
-            sys.path[:] = before
-    pytest.skip(
-        f"CPython's test suite is not installed (Debian: libpython3.{sys.version_info.minor}-testsuite)",
-        allow_module_level=True,
-    )
-
-
-_TESTS, _FOLDER = _find_tests()
+_TESTS, _FOLDER = find_tests("test_concurrent_futures")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _workers_find_the_tests() -> Iterator[None]:
-    if _FOLDER is None:
+    with workers_find(_FOLDER):
         yield
-        return
-    sys.path.append(_FOLDER)
-    yield
-    sys.path.remove(_FOLDER)
 
 
 def _take(name: str, module: str) -> Any:

@@ -79,6 +79,7 @@ _share                L2  a handle on one object for all calls, and what a worke
 _current              L2  which call this is, and who runs it
 _notes                L2  what a running call says to its caller
 _observed             L2  receipts of each call and live counts, where somebody watches
+_boxed                L2  results told from errors, where both travel as values
 _packing              L2  envelopes and replies as plain tuples of bytes
 _worker               L2  all that ever runs on a worker
 backend               L3  the contract for authors of backends
@@ -104,7 +105,11 @@ _progress_displays    L4  how progress is shown
 _observers            L4  who watches a map: made from its settings
 _futures              L4  the future that `submit` returns
 _map                  L4  one map: reads the input, keeps workers busy, gives results in order
+_as_pool_timeout      L4  a pool's result that was not there in time; loads multiprocessing
+_as_pool_results      L4  what the asynchronous methods of a pool return
+_as_pool_view         L4  an executor as a multiprocessing.Pool
 _executor             L4  what people hold
+_as_pool              L4  the same with an executor of its own
 _pool_link            L5  the channel between the local pool and one worker
 _pool_child           L5  what runs in the processes of the local pool
 _pool_start           L5  starting worker processes, watching their ends, the three start methods

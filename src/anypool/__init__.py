@@ -12,6 +12,7 @@ _HOMES = {
     "Executor": "_executor",
     "PoolExecutor": "_executor",
     "get_executor": "_executor",
+    "Pool": "_as_pool",
     "Settings": "_settings",
     "Backend": "backend",
     "Traits": "backend",
@@ -56,6 +57,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    from anypool._as_pool import Pool as Pool
     from anypool._compare import Comparison as Comparison
     from anypool._compare import compare as compare
     from anypool._config import explain as explain

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from anypool._as_pool_view import PoolView
     from anypool._context_snapshot import ContextSnapshot
     from anypool._envelope import Worker
     from anypool._retry import Retry
@@ -523,6 +524,22 @@ class PoolExecutor(_StdlibExecutor):
         view._submitted = itertools.count()
         view._attempts = Attempts(as_retry(changed.retries), changed.on_lost)
         return view
+
+    def as_pool(self) -> PoolView:
+        """This executor as a `multiprocessing.Pool`, for code that asks for one.
+
+        Its end is not the executor's: `close` and `terminate` concern the calls of this pool alone.
+
+        Examples
+        --------
+        >>> import anypool
+        >>> with anypool.get_executor("serial") as ex, ex.as_pool() as pool:
+        ...     pool.map(abs, [-1, -2, -3])
+        [1, 2, 3]
+        """
+        from anypool._as_pool_view import PoolView
+
+        return PoolView(self)
 
     # --- the end --------------------------------------------------------------------------------------
 
