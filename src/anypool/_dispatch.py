@@ -365,6 +365,8 @@ class Dispatcher:
             self.submit(task)
             return
         with self._lock:
+            if self._is_over:
+                raise ExecutorClosed("the executor was shut down before the call could run again")
             self._delayed.add(task)
             self._queued += 1
 

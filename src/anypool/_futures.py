@@ -12,6 +12,7 @@ from anypool import _packing
 from anypool._dispatch import Dispatcher, Task
 from anypool._envelope import Envelope, Job, Reply
 from anypool._stores import Outbox
+from anypool.errors import ExecutorClosed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -200,7 +201,14 @@ class CallTask(Task):
             self._settle(self._take_future(), outcome.held[0][1])
             return
         seconds = outcome.later[0][0] if outcome.later else 0.0
-        self.dispatcher.submit_later(self._next_run(), seconds)
+        again = self._next_run()
+        try:
+            self.dispatcher.submit_later(again, seconds)
+        except ExecutorClosed as exc:  # the pool was stopped meanwhile; whoever waits must not wait for ever
+            future = again._take_future()
+            again.free()
+            if future.set_running_or_notify_cancel():
+                future.set_exception(exc)
 
     def _next_run(self) -> CallTask:
         assert self._job is not None
