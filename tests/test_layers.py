@@ -82,8 +82,12 @@ _observed             L2  receipts of each call and live counts, where somebody 
 _boxed                L2  results told from errors, where both travel as values
 _packing              L2  envelopes and replies as plain tuples of bytes
 _worker               L2  all that ever runs on a worker
+_adopted              L2  what makes a process that another library started a good worker
 backend               L3  the contract for authors of backends
 _bridge               L3  from executors of the stdlib's kind to the contract
+_worker_end           L3  how a worker came to its end, in words
+_lane                 L3  a loky pool of one worker, with the tokens that say which of its calls have begun
+_lanes                L3  calls on loky, where a worker that dies takes only the call that it ran
 _registry             L4  backends by name, imported when asked for
 _config_levels         L4  what each place of configuration says
 _config_choice         L4  which of all that was said holds
@@ -114,7 +118,6 @@ _pool_link            L5  the channel between the local pool and one worker
 _pool_child           L5  what runs in the processes of the local pool
 _pool_start           L5  starting worker processes, watching their ends, the three start methods
 _pool_schedule        L5  which worker of the local pool holds which task, under one lock
-_pool_end             L5  how a worker of the local pool came to its end, in words
 _pool                 L5  the local pool: one task, one future, no shared lock
 backends              L5  the package of the leaves; empty
 backends.serial       L5  the reference: calls in the caller's thread
@@ -162,14 +165,14 @@ AWAITED: set[str] = set()
 WRAPS_BACKENDS = {"testing.wrong": "a backend that is wrong on purpose is a right one with one thing changed"}
 """Files that may import a backend, and why."""
 
-CONTRACT = {"errors", "backend", "_bridge", "_cpus"}
+CONTRACT = {"errors", "backend", "_bridge", "_cpus", "_worker_end"}
 BACKENDS = {
     "backends": (set(), set()),
     "backends.serial": (set(), set()),
     "backends.threads": (set(), set()),
     "backends.processes": ({"_pool"}, set()),
-    "backends.loky": (set(), {"loky"}),
-    "backends.joblib": (set(), {"joblib"}),
+    "backends.loky": ({"_lanes"}, {"loky"}),
+    "backends.joblib": ({"_lanes"}, {"joblib"}),
     "backends._dask_worker": (set(), {"dask", "distributed"}),
     "backends._dask_cluster": (set(), {"dask", "distributed"}),
     "backends._dask_import": (set(), {"distributed"}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -9,7 +10,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-__all__ = ["append", "die", "echo", "pid", "raise_lookup", "start_process", "touch", "wait_for"]
+__all__ = [
+    "append",
+    "crash",
+    "die",
+    "echo",
+    "fork_and_die",
+    "pid",
+    "raise_lookup",
+    "start_process",
+    "touch",
+    "wait_for",
+]
 
 
 def echo(payload: Any) -> Any:
@@ -44,6 +56,22 @@ def raise_lookup(payload: Any) -> None:
 def die(payload: Any) -> None:  # noqa: ARG001
     """End the worker at once, as the out-of-memory killer would."""
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def crash(payload: Any) -> None:  # noqa: ARG001
+    """End the worker by a segmentation fault."""
+    ctypes.string_at(0)
+
+
+def fork_and_die(payload: bytes) -> None:
+    """Leave a process that has copies of all of this one's descriptors, its number in the file; end this one."""
+    child = os.fork()
+    if child == 0:
+        time.sleep(20)
+        os._exit(0)
+    Path(os.fsdecode(payload)).write_text(str(child))
+    time.sleep(0.1)  # until it has begun
+    os._exit(3)
 
 
 def touch(payload: bytes) -> int:

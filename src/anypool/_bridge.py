@@ -1,15 +1,13 @@
 """From an executor of the `concurrent.futures` kind to the backend contract.
 
-What loky, joblib, and executors that users bring have in common is small: their `submit` already returns the
-future that the contract asks for. What is left: to go on with a new pool where a lost worker breaks the old
-one, and to know which of our calls are outstanding, so that a pool of somebody else's can be left without
-shutting it down.
+What joblib, and executors that users bring have in common is small: their `submit` already returns the
+future that the contract asks for. What is left is to know which of our calls are outstanding, so that a pool of
+somebody else's can be left without shutting it down.
 """
 
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import sys
 import threading
 from collections.abc import Callable
@@ -21,12 +19,9 @@ from typing import Any, ClassVar, TypeVar
 from anypool.backend import Traits
 from anypool.errors import ExecutorClosed, StartError
 
-__all__ = ["ForeignExecutor", "Outstanding", "RenewingPool", "settle", "size_of", "stop_unused_trackers"]
+__all__ = ["ForeignExecutor", "Outstanding", "settle", "size_of", "stop_unused_trackers", "without_frames"]
 
 _F = TypeVar("_F", bound="Future[Any]")
-
-_ENDS_WITHIN = 5.0
-"""Seconds. What loky's threads are waited for takes them milliseconds; a bound, so that `stop` never hangs on it."""
 
 
 class Outstanding:
@@ -79,87 +74,16 @@ def settle(future: Future[Any], value: Any = None, *, error: BaseException | Non
     return True
 
 
-class RenewingPool:
-    """A loky pool that goes on after a lost worker, which breaks a native one. Thread-safe.
+def without_frames(error: BaseException) -> BaseException:
+    """`error` without the frames of this process, which lead to the native pool's thread and keep that pool alive.
 
-    joblib brings a loky of its own, so what differs between the two is passed in.
-
-    Parameters
-    ----------
-    new_pool : callable
-        Makes a native `ProcessPoolExecutor`. Called once here, and for each pool that breaks.
-    broken : exception class
-        What `submit` of a broken pool raises.
+    What a worker raised brings its own frames as text.
     """
-
-    def __init__(self, new_pool: Callable[[], Any], broken: type[Exception]) -> None:
-        self._new_pool = new_pool
-        self._broken = broken
-        self._lock = threading.Lock()
-        self._pool: Any = new_pool()
-        # Manager threads of broken pools end by themselves, but `submit` may be called from one of them (by a
-        # callback of a future), which cannot join itself: `stop` joins them.
-        self._retired: list[Any] = []
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
-        """Run `fn(*args)` in the pool, or in a new one if it is broken."""
-        with self._lock:
-            if self._pool is None:
-                raise ExecutorClosed("the pool was stopped")
-            try:
-                future: Future[Any] = self._pool.submit(fn, *args)
-            except self._broken:
-                self._retired.append(self._pool)
-                self._pool = self._new_pool()
-                future = self._pool.submit(fn, *args)
-            return future
-
-    def stop(self, *, cancel: bool) -> None:
-        """End every worker and thread, and wait for that; with `cancel`, without waiting for calls. Idempotent."""
-        with self._lock:
-            pools, self._retired = [*self._retired, self._pool], []
-            self._pool = None
-        for pool in filter(None, pools):
-            if cancel:
-                _cancel_pending(pool)
-            queue = getattr(pool, "_call_queue", None)  # `shutdown` forgets it
-            pool.shutdown(wait=True, kill_workers=cancel)
-            _close(queue)
-        # loky does not join a worker that was dead when it came to kill it; asking for the children joins those that
-        # have ended. Until then multiprocessing keeps the worker, and with it a semaphore and a pipe.
-        multiprocessing.active_children()
-
-
-def _cancel_pending(pool: Any) -> None:
-    """Cancel what `pool` has not handed to its workers, and wait until it took note.
-
-    Its `shutdown(kill_workers=True)` must find nothing of it: it would give an error to each call that has not
-    begun, which fails for one that was cancelled; and before loky 3.7 (joblib 1.6 brings 3.6) it forgets such calls
-    but not their numbers, and fails at the next number. Either way its managing thread dies with all that it holds.
-    It takes note as long as its queue has room, which is for one call more than the core sends: 2 for each worker.
-    """
-    items: dict[Any, Any] = getattr(pool, "_pending_work_items", {})
-    futures = [each.future for each in items.copy().values()]
-    wait([future for future in futures if future.cancel()], _ENDS_WITHIN)
-
-
-def _close(queue: Any) -> None:
-    """End the thread that feeds `queue` of a pool that was shut down, and close the pipe that it writes to.
-
-    loky leaves the thread to end when it likes, which is never where it writes more than a pipe holds to workers that
-    were killed. The reading end is this process's too, and nobody reads it; when it is closed, the write fails, which
-    loky expects. It closes the other end only if the thread ends in peace.
-    """
-    reader, writer = getattr(queue, "_reader", None), getattr(queue, "_writer", None)
-    if reader is None or writer is None:
-        return
-    reader.close()
-    feeder: threading.Thread | None = getattr(queue, "_thread", None)
-    if feeder is not None:
-        feeder.join(_ENDS_WITHIN)
-        if feeder.is_alive():  # it pickles something long, and would write to whatever gets the number of the pipe
-            return
-    writer.close()
+    each: BaseException | None = error
+    while each is not None and each.__traceback__ is not None:
+        each.__traceback__ = None
+        each = each.__cause__ or each.__context__
+    return error
 
 
 def stop_unused_trackers() -> None:

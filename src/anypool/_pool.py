@@ -28,10 +28,10 @@ from types import FunctionType, MappingProxyType
 from typing import Any, Final
 
 from anypool import _pool_link, _pool_start
-from anypool._pool_end import WorkerDied, post_mortem
 from anypool._pool_link import Link, Message, decode, encode, frame
 from anypool._pool_schedule import Bodies, Schedule, Slot, Task
 from anypool._pool_start import make_starter
+from anypool._worker_end import WorkerDied, fault_file, post_mortem
 
 __all__ = ["LocalPool", "WorkerDied"]
 
@@ -237,7 +237,7 @@ class LocalPool:
         """Start a worker and serve it until it is gone; return what kept it from starting."""
         try:
             slot.link = link = Link(datagrams=_pool_link.HAS_DATAGRAMS)
-            slot.fault = _pool_start.fault_file()
+            slot.fault = fault_file()
             process = self._starter.start(link, slot.fault.fileno())
             link.close_child_fds()
         except OSError as exc:
@@ -267,7 +267,11 @@ class LocalPool:
         if process is not None and not process.wait(_DIES_WITHIN):
             process.signal(kill=True)  # it lives, but has closed its descriptors
             process.wait(_DIES_WITHIN)
-        died = post_mortem(slot.name, process, slot.fault, error)
+        if process is not None:
+            died = post_mortem(slot.name, pid=process.pid, exitcode=process.exitcode, faults=slot.fault)
+        else:
+            died = WorkerDied(f"worker {slot.name} could not be started: {error}")
+            died.__cause__ = error
         with self._lock:
             lost = self._schedule.clear(slot)
             bodies = self._schedule.feed_idle()

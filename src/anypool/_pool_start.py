@@ -21,19 +21,18 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from multiprocessing.process import current_process
-from typing import Any, Final, NoReturn
+from typing import Final, NoReturn
 
 from anypool import _pool_child
 from anypool._pool_link import START, Link, Outgoing, encode, frame
 
-__all__ = ["WORKER_THREAD_NAME", "Starter", "WorkerProcess", "fault_file", "forget_zygotes", "make_starter"]
+__all__ = ["WORKER_THREAD_NAME", "Starter", "WorkerProcess", "forget_zygotes", "make_starter"]
 
 WORKER_THREAD_NAME: Final = "anypool-worker"
 """How the names of the pool's own threads begin."""
@@ -116,13 +115,6 @@ def start_message(name: str, environment: Mapping[str, str]) -> Outgoing:
         "caller": os.getpid(),
     }
     return frame(0, START, encode(start))
-
-
-def fault_file() -> Any:
-    """Return a new file without a name, for the last words of a worker (a traceback of faulthandler)."""
-    if hasattr(os, "memfd_create"):
-        return open(os.memfd_create("anypool-faults"), "w+b", buffering=0)
-    return tempfile.TemporaryFile(buffering=0)
 
 
 def _tracker_fd() -> list[int]:

@@ -9,8 +9,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from anypool._bridge import Outstanding, RenewingPool, settle, stop_unused_trackers
+from anypool._bridge import Outstanding, settle, stop_unused_trackers, without_frames
 from anypool._cpus import available_cpus
+from anypool._lanes import Lanes
+from anypool._worker_end import WorkerDied
 from anypool.backend import Traits
 from anypool.errors import ConfigError, ExecutorClosed, StartError
 
@@ -35,9 +37,9 @@ class Joblib:
 
     Notes
     -----
-    With ``native="loky"`` the workers are a pool of this executor's own. joblib shares one pool in the
-    process, which it resizes or shuts down whenever somebody asks for another size: two users would stop each
-    other's calls.
+    With ``native="loky"`` the workers are this executor's own, each in a pool of joblib's loky for itself, so that
+    one that dies takes only the call that it ran. joblib shares one pool in the process, which it resizes or shuts
+    down whenever somebody asks for another size: two users would stop each other's calls.
 
     With ``native="multiprocessing"`` workers are started by loky's start method unless
     ``JOBLIB_START_METHOD`` or ``native_options["context"]`` says otherwise: joblib's default forks, which
@@ -56,7 +58,7 @@ class Joblib:
         self._lock = threading.Lock()
         self._outstanding = Outstanding()
         self._backend: Any = None
-        self._own_loky: RenewingPool | None = None
+        self._own_loky: Lanes | None = None
         self._in_caller = False
         self._synchronous = False
         self._stopped = False
@@ -105,7 +107,7 @@ class Joblib:
         from joblib.parallel import DEFAULT_MP_CONTEXT
 
         if self.native == "loky" and backend.effective_n_jobs(size) > 1:
-            self._own_loky = backend._workers = _new_loky(backend, size)
+            self._own_loky = _new_loky(backend, size)
             return size
         options = {}
         if self.native == "multiprocessing" and "context" not in self.native_options:
@@ -114,8 +116,6 @@ class Joblib:
         return configured
 
     def _traits(self, size: int) -> Traits:
-        from joblib.externals.loky.process_executor import BrokenProcessPool, ShutdownExecutorError
-
         own_loky = self._own_loky is not None
         local_processes = own_loky or (self.native == "multiprocessing" and not self._in_caller)
         return Traits(
@@ -124,15 +124,18 @@ class Joblib:
             synchronous=self._synchronous,
             remote=self.native not in _ON_THIS_MACHINE,
             notices_lost_workers=own_loky,
+            loses_only_running=own_loky,
             stops_running_calls=local_processes,
             starts_processes=own_loky or self._in_caller,
-            lost=(BrokenProcessPool, ShutdownExecutorError) if own_loky else (),
+            lost=(WorkerDied,) if own_loky else (),
         )
 
     def submit(self, call: Callable[[Any], Any], payload: Any, /) -> Future[Any]:
         """Run the call; `cancel` is exact where workers are threads, and refused where joblib has none."""
         if self._stopped or self._backend is None:
             raise ExecutorClosed("the backend 'joblib' is not running")
+        if self._own_loky is not None:
+            return self._own_loky.submit(call, payload)
         future: Future[Any] = self._outstanding.add(Future())
         task: Callable[[], Any] = functools.partial(call, payload)
         if self._in_caller:
@@ -146,12 +149,16 @@ class Joblib:
                 self._backend.submit(task, functools.partial(self._finish, self._backend, future))
         return future
 
+    def stop_call(self, future: Future[Any], /) -> bool:
+        """Kill the worker that runs the call of `future`. False if it does not run, or is not loky's."""
+        return self._own_loky is not None and self._own_loky.stop_call(future)
+
     @staticmethod
     def _finish(backend: Any, future: Future[Any], out: Any) -> None:
         try:
             value = backend.retrieve_result_callback(out)
         except BaseException as exc:  # SystemExit of a worker too: it ended the call, not us
-            settle(future, error=_without_frames(exc))
+            settle(future, error=without_frames(exc))
         else:
             settle(future, value)
 
@@ -184,12 +191,12 @@ class Joblib:
             settle(future, error=error)
 
 
-def _new_loky(backend: Any, size: int) -> RenewingPool:
-    """A pool of loky's, for joblib's `backend` to submit to instead of the one that the process shares."""
-    from joblib.externals.loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
+def _new_loky(backend: Any, size: int) -> Lanes:
+    """Workers of joblib's loky, with the environment that joblib's `backend` gives them."""
+    from joblib.externals.loky.process_executor import ProcessPoolExecutor
 
     env = backend._prepare_worker_env(n_jobs=size)
-    return RenewingPool(lambda: ProcessPoolExecutor(size, timeout=None, env=env), BrokenProcessPool)
+    return Lanes(size, "joblib.externals.loky", functools.partial(ProcessPoolExecutor, 1, timeout=None, env=env))
 
 
 def _safe_context() -> Any:
@@ -201,18 +208,6 @@ def _safe_context() -> Any:
 
 def _unless_cancelled(future: Future[Any], task: Callable[[], Any]) -> Any:
     return task() if future.set_running_or_notify_cancel() else None
-
-
-def _without_frames(error: BaseException) -> BaseException:
-    """`error` without the frames of this process, which lead to the native pool's thread and keep that pool alive.
-
-    What a worker raised brings its own frames as text.
-    """
-    each: BaseException | None = error
-    while each is not None and each.__traceback__ is not None:
-        each.__traceback__ = None
-        each = each.__cause__ or each.__context__
-    return error
 
 
 def _run_here(future: Future[Any], task: Callable[[], Any]) -> None:

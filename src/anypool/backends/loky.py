@@ -7,8 +7,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from anypool._bridge import RenewingPool, stop_unused_trackers
+from anypool._bridge import stop_unused_trackers
 from anypool._cpus import available_cpus
+from anypool._lanes import Lanes
+from anypool._worker_end import WorkerDied
 from anypool.backend import Traits
 from anypool.errors import ExecutorClosed, StartError
 
@@ -31,8 +33,8 @@ class Loky:
 
     Notes
     -----
-    A worker that dies breaks the whole native pool: the calls outstanding at that moment fail with it. The
-    next `submit` starts a new pool.
+    Each worker is a native pool of its own, since one that dies breaks its whole pool: so it takes only the call
+    that it ran. loky replaces a worker that has grown; here it stays.
     """
 
     name: ClassVar[str] = "loky"
@@ -43,41 +45,44 @@ class Loky:
     context: str | None = None
 
     def __post_init__(self) -> None:
-        self._pool: RenewingPool | None = None
+        self._lanes: Lanes | None = None
 
     def start(self) -> tuple[int, Traits]:
         """The size of the pool; its workers start with the first calls."""
-        from loky.process_executor import BrokenProcessPool, ShutdownExecutorError
-
         size = self.max_workers or available_cpus()
-        self._pool = RenewingPool(lambda: self._new_pool(size), BrokenProcessPool)
+        self._lanes = Lanes(size, "loky", self._new_pool)
         return size, Traits(
             notices_lost_workers=True,
+            loses_only_running=True,
             stops_running_calls=True,
-            lost=(BrokenProcessPool, ShutdownExecutorError),
+            lost=(WorkerDied,),
         )
 
-    def _new_pool(self, size: int) -> Any:
+    def _new_pool(self, **initializer: Any) -> Any:
         from loky import ProcessPoolExecutor
         from loky.backend import get_context
 
         env = None if self.env is None else dict(self.env)
         try:
             # timeout=None: idle workers stay, else a pause would cost the next call a cold start.
-            return ProcessPoolExecutor(size, timeout=None, context=get_context(self.context), env=env)
+            return ProcessPoolExecutor(1, timeout=None, context=get_context(self.context), env=env, **initializer)
         except (NotImplementedError, OSError, RuntimeError, ValueError) as exc:
             # No semaphores on this system, nested too deep (LokyRecursionError), an unknown context.
             raise StartError(f"loky could not start: {exc}") from exc
 
     def submit(self, call: Callable[[Any], Any], payload: Any, /) -> Future[Any]:
         """Run the call in a worker process."""
-        if self._pool is None:
+        if self._lanes is None:
             raise ExecutorClosed("the backend 'loky' is not running")
-        return self._pool.submit(call, payload)
+        return self._lanes.submit(call, payload)
+
+    def stop_call(self, future: Future[Any], /) -> bool:
+        """Kill the worker that runs the call of `future`, and what it started. False if the call is not running."""
+        return self._lanes is not None and self._lanes.stop_call(future)
 
     def stop(self, *, cancel: bool) -> None:
         """End the workers; with `cancel`, kill them and what they started."""
-        if self._pool is None:
+        if self._lanes is None:
             return
-        self._pool.stop(cancel=cancel)
+        self._lanes.stop(cancel=cancel)
         stop_unused_trackers()

@@ -1,14 +1,14 @@
-"""How a worker of the local pool came to its end, told so that a person can act on it."""
+"""How a worker process came to its end, told so that a person can act on it."""
 
 from __future__ import annotations
 
 import os
 import signal
+import socket
+import tempfile
 from typing import IO, Final
 
-from anypool._pool_start import WorkerProcess
-
-__all__ = ["WorkerDied", "post_mortem"]
+__all__ = ["WorkerDied", "fault_file", "post_mortem"]
 
 _LAST_WORDS: Final = 4096
 """Bytes of faulthandler's report that an error quotes, from its beginning."""
@@ -23,28 +23,62 @@ class WorkerDied(Exception):
         Its exit code, negative for a signal; None where nobody can know.
     pid : int or None
         Its process id; None if it never was.
+    host : str or None
+        Its host, where known.
     """
 
-    def __init__(self, message: str, *, exitcode: int | None = None, pid: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, exitcode: int | None = None, pid: int | None = None, host: str | None = None
+    ) -> None:
         super().__init__(message)
         self.exitcode = exitcode
         self.pid = pid
+        self.host = host
 
     def __reduce__(self) -> tuple[object, ...]:
         return (type(self), self.args, self.__dict__)
 
 
+def fault_file() -> IO[bytes]:
+    """Return a new file without a name, for the last words of a worker (a traceback of faulthandler)."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("anypool-faults"), "w+b", buffering=0)
+    return tempfile.TemporaryFile(buffering=0)
+
+
 def post_mortem(
-    name: str, process: WorkerProcess | None, faults: IO[bytes] | None, error: OSError | None
+    name: str,
+    *,
+    pid: int | None,
+    exitcode: int | None = None,
+    faults: IO[bytes] | None = None,
+    host: str | None = None,
+    where: str = "",
 ) -> WorkerDied:
-    """Say how worker `name` ended, or why it never began."""
-    if process is None:
-        died = WorkerDied(f"worker {name} could not be started: {error}")
-        died.__cause__ = error
-        return died
-    end = _describe_end(process.exitcode)
+    """Say how worker `name` ended.
+
+    Parameters
+    ----------
+    name : str
+        The worker, as people know it.
+    pid, exitcode : int, optional
+        Of its process, as far as anybody knows.
+    faults : file, optional
+        What it wrote by faulthandler.
+    host : str, optional
+        Where it was. By default this machine.
+    where : str
+        What else tells it from other workers: its address.
+    """
+    end = _describe_end(exitcode)
+    place = ", ".join(part for part in (where, "" if pid is None else f"pid {pid}") if part)
     words = "" if faults is None else _last_words(faults)
-    return WorkerDied(f"worker {name} (pid {process.pid}) {end}{words}", exitcode=process.exitcode, pid=process.pid)
+    return WorkerDied(
+        f"worker {name} ({place or 'pid unknown'}) {end}{words}",
+        exitcode=exitcode,
+        pid=pid,
+        host=socket.gethostname() if host is None else host,
+    )
 
 
 def _describe_end(code: int | None) -> str:

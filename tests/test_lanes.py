@@ -1,0 +1,178 @@
+"""Workers of loky, one in each native pool: what is taken back never runs, and a worker that dies takes one call."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import workers_calls as calls
+from anypool._worker_end import WorkerDied
+from anypool.backends.joblib import Joblib
+from anypool.backends.loky import Loky
+from scripts import run_script
+
+pytestmark = [
+    pytest.mark.timeout(60),
+    pytest.mark.skipif(sys.platform == "win32", reason="no call is sent ahead there"),
+]
+
+LIMIT = 30.0
+
+
+@pytest.fixture(params=[Loky, Joblib], ids=["loky", "joblib"])
+def backend(request: pytest.FixtureRequest) -> Iterator[Any]:
+    pytest.importorskip("loky" if request.param is Loky else "joblib")
+    made = request.param(max_workers=2)
+    made.start()
+    yield made
+    made.stop(cancel=True)
+
+
+class Blocked:
+    """A call that runs until `go`."""
+
+    def __init__(self, backend: Any, folder: Path, name: str) -> None:
+        self.mark, self.gate = folder / f"begun-{name}", folder / f"go-{name}"
+        self.future: Future[Any] = backend.submit(calls.wait_for, (os.fsencode(self.mark), os.fsencode(self.gate)))
+
+    def pid(self) -> int:
+        _until(self.mark.exists)
+        return int(self.mark.read_text())
+
+    def go(self) -> None:
+        self.gate.touch()
+
+
+def _until(fact: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + LIMIT
+    while not fact():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def _occupy(backend: Any, folder: Path) -> list[Blocked]:
+    blocked = [Blocked(backend, folder, str(index)) for index in range(2)]
+    for each in blocked:
+        each.pid()
+    return blocked
+
+
+def test_whatever_has_not_begun_is_cancelled_and_never_runs(backend: Any, tmp_path: Path) -> None:
+    blocked = _occupy(backend, tmp_path)
+    marks = [tmp_path / f"ran-{index}" for index in range(6)]
+    futures = [backend.submit(calls.touch, os.fsencode(mark)) for mark in marks]
+    last = backend.submit(calls.echo, "last")
+    assert [future.cancel() for future in futures] == [True] * 6
+    assert [future.cancel() for future in futures] == [True] * 6
+    assert not any(each.future.cancel() for each in blocked)
+    for each in blocked:
+        each.go()
+    assert last.result(LIMIT) == "last"
+    assert backend.submit(calls.echo, "after").result(LIMIT) == "after"
+    assert not any(mark.exists() for mark in marks)
+
+
+def test_a_call_that_waited_at_a_lost_worker_runs_elsewhere_once(backend: Any, tmp_path: Path) -> None:
+    blocked = _occupy(backend, tmp_path)
+    log = tmp_path / "log"
+    waiting = [backend.submit(calls.append, os.fsencode(log)) for _ in range(4)]
+    os.kill(blocked[0].pid(), signal.SIGKILL)
+    error = blocked[0].future.exception(LIMIT)
+    assert isinstance(error, WorkerDied)
+    assert (error.pid, error.exitcode) == (blocked[0].pid(), -signal.SIGKILL)
+    assert error.host
+    for future in waiting:
+        future.result(LIMIT)
+    assert log.read_bytes() == b"xxxx"
+    blocked[1].go()
+    assert blocked[1].future.result(LIMIT) == blocked[1].pid()
+
+
+def test_a_call_that_is_stopped_is_the_only_one(backend: Any, tmp_path: Path) -> None:
+    blocked = _occupy(backend, tmp_path)
+    waiting = [backend.submit(calls.echo, index) for index in range(4)]
+    assert not any(backend.stop_call(future) for future in waiting if not future.done())
+    asked = time.monotonic()
+    assert backend.stop_call(blocked[0].future)
+    assert isinstance(blocked[0].future.exception(LIMIT), WorkerDied)
+    assert time.monotonic() - asked < 1
+    assert [future.result(LIMIT) for future in waiting] == list(range(4))
+    blocked[1].go()
+    assert blocked[1].future.result(LIMIT) == blocked[1].pid()
+    assert not backend.stop_call(blocked[0].future)
+
+
+def test_an_idle_worker_that_was_lost_costs_no_call(backend: Any) -> None:
+    for _ in range(3):
+        pid = backend.submit(calls.pid, None).result(LIMIT)
+        os.kill(pid, signal.SIGKILL)
+        assert backend.submit(calls.pid, None).result(LIMIT) != pid
+
+
+def test_the_last_words_of_a_worker_are_quoted(backend: Any) -> None:
+    error = backend.submit(calls.crash, None).exception(LIMIT)
+    assert "SIGSEGV (-11)" in str(error)
+    assert "in crash" in str(error)
+
+
+_DIES_WITHIN_ITS_REPLY = """
+import os
+import signal
+import threading
+import time
+import anypool
+
+class Reply:
+    def __reduce__(self):
+        if os.getpid() == caller:
+            return make, ()
+        threading.Thread(target=die, daemon=True).start()
+        return bytes, (b"x" * 10_000_000,)
+
+def die():
+    os.kill(os.getppid(), signal.SIGSTOP)  # nobody reads the reply, so that it is being written when its writer ends
+    time.sleep(0.5)
+    os.kill(os.getppid(), signal.SIGCONT)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def make():
+    return Reply()
+
+caller = os.getpid()
+from anypool.backends.{module} import {kind}
+backend = {kind}(max_workers=2)
+backend.start()
+import cloudpickle
+print(backend.submit(cloudpickle.loads, cloudpickle.dumps(Reply())).exception(20).exitcode)
+backend.stop(cancel=True)
+"""
+
+
+def test_a_worker_that_dies_within_its_reply_is_noticed(backend: Any, tmp_path: Path) -> None:
+    kind = type(backend)
+    script = _DIES_WITHIN_ITS_REPLY.replace("{module}", kind.name).replace("{kind}", kind.__name__)
+    assert run_script(script, kind.name, tmp_path) == "-9\n"
+
+
+def test_a_worker_whose_call_left_a_forked_process_is_noticed_when_it_dies(backend: Any, tmp_path: Path) -> None:
+    kept = tmp_path / "child"
+    error = backend.submit(calls.fork_and_die, os.fsencode(kept)).exception(5)
+    os.kill(int(kept.read_text()), signal.SIGKILL)
+    assert isinstance(error, WorkerDied)
+
+
+def test_lost_workers_leave_no_descriptor(backend: Any) -> None:
+    for _ in range(2):
+        assert isinstance(backend.submit(calls.die, None).exception(LIMIT), WorkerDied)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(8):
+        assert isinstance(backend.submit(calls.die, None).exception(LIMIT), WorkerDied)
+    assert len(os.listdir("/proc/self/fd")) <= before + 20
