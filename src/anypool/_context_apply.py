@@ -58,11 +58,13 @@ class _Local:
         self._snapshot = snapshot
         self._here = here
         self._loads = loads
-        self._stack = ExitStack()
+        self._stack: ExitStack | None = None
 
     def __enter__(self) -> Context:
         snapshot = self._snapshot
         context = self._here.copy()
+        if snapshot.errstate is None and not snapshot.extensions:
+            return context
         with ExitStack() as stack:
             if snapshot.errstate is not None:
                 enter_errstate(snapshot.errstate, context, stack, self._loads)
@@ -74,7 +76,8 @@ class _Local:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._stack.close()
+        if self._stack is not None:
+            self._stack.close()
 
 
 class _Foreign:
@@ -93,7 +96,8 @@ class _Foreign:
             process.enter(prepared.process, sets_environment=self._exclusive)
         try:
             context = copy_context()
-            context.run(self._set_variables, prepared)
+            if prepared.sets_variables:
+                context.run(self._set_variables, prepared)
             if self._snapshot.errstate is not None or self._snapshot.extensions:
                 self._stack = self._enter_others(context)
         except BaseException:
@@ -138,6 +142,7 @@ class _Prepared:
     process: ProcessSettings
     plain_variables: list[tuple[ContextVar[Any], Any]]
     other_variables: list[tuple[ContextVar[Any], bytes]]
+    sets_variables: bool
 
 
 def _prepare(snapshot: ContextSnapshot, loads: Loads) -> _Prepared:
@@ -165,7 +170,10 @@ def _prepare(snapshot: ContextSnapshot, loads: Loads) -> _Prepared:
         disabled=snapshot.disabled,
         environment=snapshot.environment,
     )
-    prepared = _Prepared(process=process_settings, plain_variables=plain, other_variables=other)
+    sets_variables = bool(plain or other or snapshot.decimal is not None)
+    prepared = _Prepared(
+        process=process_settings, plain_variables=plain, other_variables=other, sets_variables=sets_variables
+    )
     while len(_prepared) >= _SNAPSHOTS_KEPT:
         _prepared.pop(next(iter(_prepared)), None)
     _prepared[snapshot.key] = prepared

@@ -34,10 +34,12 @@ def levels_mark() -> object:
     return cache.setdefault("anypool", object())
 
 
+# Python 3.14 may keep the filters of `catch_warnings` in the context.
+_get_filters = getattr(warnings, "_get_filters", lambda: warnings.filters)
+
+
 def current_filters() -> Sequence[tuple[Any, ...]]:
-    # Python 3.14 may keep the filters of `catch_warnings` in the context.
-    get_filters = getattr(warnings, "_get_filters", None)
-    return cast("Sequence[tuple[Any, ...]]", warnings.filters if get_filters is None else get_filters())
+    return cast("Sequence[tuple[Any, ...]]", _get_filters())
 
 
 def packed_filters(filters: Sequence[tuple[Any, ...]], dumps: Dumps) -> Iterator[tuple[Any, ...]]:
@@ -78,6 +80,17 @@ class ProcessSettings:
     # The levels that have to be changed here, and the mark under which that is so.
     changes: list[tuple[logging.Logger, int]] = field(default_factory=list)
     mark: object = None
+    # The filters of this process with which there is none to set.
+    fits: list[tuple[Any, ...]] | None = None
+
+    def nothing_to_set(self) -> bool:
+        """Whether this process is as it says."""
+        return (
+            warnings.filters == self.fits
+            and not self.changes
+            and levels_mark() is self.mark
+            and self.disabled == logging.root.manager.disable
+        )
 
 
 class _Process:
@@ -93,6 +106,7 @@ class _Process:
         self._disabled_before = 0
         self._levels_before: list[tuple[logging.Logger, int, int]] = []
         self._environment_before: list[tuple[str, str | None]] = []
+        self._is_unchanged = False
 
     def enter(self, settings: ProcessSettings, *, sets_environment: bool) -> None:
         with self._lock:
@@ -112,10 +126,15 @@ class _Process:
                 self._applied = None
 
     def _apply(self, settings: ProcessSettings, environment: Sequence[tuple[str, str | None]]) -> None:
+        self._filters_before = cast("list[Any]", warnings.filters)
+        self._is_unchanged = not environment and settings.nothing_to_set()
+        if self._is_unchanged:
+            self._filters = settings.fits or []
+            self._disabled_before, self._levels_before, self._environment_before = settings.disabled, [], []
+            return
         self._environment_before = [(name, os.environ.get(name)) for name, _ in environment]
         for name, value in environment:
             _set_environment(name, value)
-        self._filters_before = cast("list[Any]", warnings.filters)
         # What the caller has too is as strong as it is there.
         added = [entry for entry in self._added if entry not in settings.filters]
         self._filters = [*added, *settings.filters]
@@ -123,6 +142,7 @@ class _Process:
             # The same tuples, not equal ones: then the comparisons of the next chunk are quick.
             self._filters = self._filters_before.copy()
             settings.filters = self._filters[len(added) :]
+            settings.fits = self._filters
         else:
             _set_filters(self._filters.copy())
         mark = levels_mark()
@@ -135,6 +155,8 @@ class _Process:
             logging.disable(settings.disabled)
 
     def _restore(self, settings: ProcessSettings) -> None:
+        if self._is_unchanged and settings.nothing_to_set():
+            return
         for name, value in self._environment_before:
             _set_environment(name, value)
         if warnings.filters != self._filters:

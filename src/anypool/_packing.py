@@ -5,7 +5,8 @@
     envelope: (backend, inner threads, surroundings key and bytes, initializer key and parcel, job key, fn, style,
                keep_going, start, column, length, budget, look_every, observed, whether large buffers may stay in
                this machine's memory, where its ticket is or None, whether that notes the time of each item)
-    reply:    (column, {offset: Raised}, events, seconds, worker fields, random_used, Raised or None, receipts)
+    reply:    (column, seconds, worker fields, None or what is rare:
+               ({offset: Raised}, events, random_used, Raised or None, receipts))
 
 Any native pool's pickler takes bytes, str and numbers, and none looks inside.
 """
@@ -15,6 +16,7 @@ from __future__ import annotations
 import pickle
 import threading
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +90,7 @@ def pack(
         job.style,
         job.keep_going,
         start,
-        (column.whole, column.each),
+        column,
         len(items),
         budget,
         look_every,
@@ -161,7 +163,7 @@ def unpack(packed: tuple[Any, ...]) -> Envelope:
     length, budget, look_every, observed, _, _, timed = plan
     first = None if initializer is None else Initializer(key=initializer[0], parcel=initializer[1])
     job = Job(key=key, fn=fn, style=style, keep_going=keep_going, around=around, initializer=first, observed=observed)
-    return Envelope(job, start, _wire.unpack_column(_wire.Column(*column)), length, budget, look_every, timed)
+    return Envelope(job, start, _wire.unpack_column(column), length, budget, look_every, timed)
 
 
 def _keep(kept: dict[Any, Any], key: Any, value: Any, at_most: int) -> Any:
@@ -187,14 +189,12 @@ def _results() -> Segments:
 def claim_reply(packed: Any) -> None:
     """Make sure of the large buffers of a reply as soon as it has arrived: its worker may end at any time."""
     if type(packed) is tuple:
-        _wire.claim_column(_wire.Column(*packed[0]))
+        _wire.claim_column(packed[0])
 
 
 def pack_reply(reply: Reply, to: tuple[Any, ...]) -> tuple[Any, ...]:
     """`reply` as a tuple of bytes; `to` is the packed envelope that it answers."""
     store = _results().store if to[-3] else None
-    from anypool._raised_pack import pack as pack_raised
-
     unsendable: dict[int, SendError] = {}
 
     def refuse(offset: int, why: SendError) -> bytes:
@@ -202,36 +202,55 @@ def pack_reply(reply: Reply, to: tuple[Any, ...]) -> tuple[Any, ...]:
         return _wire.refusal(why)
 
     column = _wire.pack_column(reply.values, refuse, store)
-    errors = {offset: pack_raised(exc, _wire.dumps) for offset, exc in {**reply.errors, **unsendable}.items()}
+    rare = None
+    if reply.errors or unsendable or reply.events or reply.random_used or reply.broken is not None or reply.receipts:
+        rare = _pack_rare(reply, {**reply.errors, **unsendable})
+    return (column, reply.seconds, _fields(reply.worker), rare)
+
+
+def _fields(worker: Worker) -> tuple[str, str, int, str]:
+    return (worker.backend, worker.host, worker.pid, worker.thread)
+
+
+@lru_cache(maxsize=64)
+def _worker(*fields: Any) -> Worker:
+    return Worker(*fields)
+
+
+def _pack_rare(reply: Reply, errors: dict[int, BaseException]) -> tuple[Any, ...]:
+    """What most replies have nothing of."""
+    from anypool._raised_pack import pack as pack_raised
+
+    raised = {offset: pack_raised(exc, _wire.dumps) for offset, exc in errors.items()}
     for exc in reply.errors.values():
         exc.__traceback__ = None  # frees the frames, and what they hold, before the next chunk
-    worker = reply.worker
-    fields = (worker.backend, worker.host, worker.pid, worker.thread)
     broken = None if reply.broken is None else pack_raised(reply.broken, _wire.dumps)
-    used = tuple(reply.random_used)
-    return ((column.whole, column.each), errors, reply.events, reply.seconds, fields, used, broken, reply.receipts)
+    return (raised, reply.events, tuple(reply.random_used), broken, reply.receipts)
 
 
 def unpack_reply(packed: tuple[Any, ...]) -> Reply:
     """The reply in `packed`; a value that cannot be rebuilt here becomes the `SendError` of its item."""
-    from anypool._raised_unpack import unpack as unpack_raised
+    column, seconds, fields, rare = packed
+    reply = Reply([], {}, [], seconds, _worker(*fields))
+    if rare is not None:
+        from anypool._raised_unpack import unpack as unpack_raised
 
-    column, raised, events, seconds, fields, used, broken, receipts = packed
-    errors: dict[int, BaseException] = {offset: unpack_raised(each, _wire.loads) for offset, each in raised.items()}
-    values = _unpack_values(column, errors)
-    failure = None if broken is None else unpack_raised(broken, _wire.loads)
-    return Reply(values, errors, events, seconds, Worker(*fields), used, failure, receipts)
+        raised, reply.events, reply.random_used, broken, reply.receipts = rare
+        reply.errors = {offset: unpack_raised(each, _wire.loads) for offset, each in raised.items()}
+        reply.broken = None if broken is None else unpack_raised(broken, _wire.loads)
+    _unpack_values(column, reply)
+    return reply
 
 
-def _unpack_values(column: tuple[Any, ...], errors: dict[int, BaseException]) -> list[Any]:
-    values: list[Any] = []
-    rebuilt = iter(_wire.unpack_column(_wire.Column(*column)))
+def _unpack_values(column: _wire.Column, reply: Reply) -> None:
+    values = reply.values
+    rebuilt = iter(_wire.unpack_column(column))
     while True:
         try:
             values.extend(rebuilt)
-            return values
+            return
         except SendError as exc:
-            errors.setdefault(len(values), SendError(f"the result {exc}"))
+            reply.errors.setdefault(len(values), SendError(f"the result {exc}"))
             values.append(None)
 
 
@@ -243,19 +262,22 @@ def pack_note(
     values: Sequence[Any], errors: dict[int, BaseException], events: Sequence[Any], worker: Worker
 ) -> bytes | None:
     """What a few items of a chunk came to, for its ticket; None if their large buffers should rather go home now."""
-    from anypool._raised_pack import pack as pack_raised
 
     def refuse(offset: int, why: SendError) -> bytes:
-        raised[offset] = pack_raised(SendError(f"the result: {why}"), _wire.dumps)
+        errors[offset] = SendError(f"the result: {why}")
         return _wire.refusal(why)
 
-    raised: dict[int, Any] = {offset: pack_raised(exc, _wire.dumps) for offset, exc in errors.items()}
     try:
         column = _wire.pack_column(values, refuse, _refuse_large)
     except _TooLargeError:
         return None
-    told = (worker.backend, worker.host, worker.pid, worker.thread) if raised or events else None
-    return pickle.dumps(((column.whole, column.each), raised or None, events or None, told), _wire.PROTOCOL)
+    rare = None
+    if errors or events:
+        from anypool._raised_pack import pack as pack_raised
+
+        raised = {offset: pack_raised(exc, _wire.dumps) for offset, exc in errors.items()}
+        rare = (raised, events, _fields(worker))
+    return pickle.dumps((column, rare), _wire.PROTOCOL)
 
 
 def _refuse_large(_buffers: Sequence[pickle.PickleBuffer]) -> None:
@@ -264,11 +286,13 @@ def _refuse_large(_buffers: Sequence[pickle.PickleBuffer]) -> None:
 
 def unpack_note(note: bytes) -> Reply:
     """What `pack_note` packed."""
-    from anypool._raised_unpack import unpack as unpack_raised
+    column, rare = pickle.loads(note)
+    reply = Reply([], {}, [], 0.0, _worker("", "", 0, ""))
+    if rare is not None:
+        from anypool._raised_unpack import unpack as unpack_raised
 
-    column, raised, events, told = pickle.loads(note)
-    errors: dict[int, BaseException] = {
-        offset: unpack_raised(each, _wire.loads) for offset, each in (raised or {}).items()
-    }
-    values = _unpack_values(column, errors)
-    return Reply(values, errors, list(events or ()), 0.0, Worker(*(told or ("", "", 0, ""))))
+        raised, events, fields = rare
+        reply.errors = {offset: unpack_raised(each, _wire.loads) for offset, each in raised.items()}
+        reply.events, reply.worker = list(events), _worker(*fields)
+    _unpack_values(column, reply)
+    return reply

@@ -20,7 +20,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from anypool.errors import SendError
 
@@ -46,11 +46,8 @@ Store: TypeAlias = "Callable[[list[pickle.PickleBuffer]], Sequence[Ref] | None]"
 """Puts buffers where another process finds them, and gives their refs; None: let them travel in the pickle."""
 
 
-class Column(NamedTuple):
-    """The items, or the values, of one chunk: all in one pickle, or a parcel each."""
-
-    whole: bytes | None
-    each: list[Parcel] | None
+Column: TypeAlias = "bytes | list[Parcel]"
+"""The items, or the values, of one chunk: all in one pickle, or a parcel each."""
 
 
 def dumps(obj: object) -> bytes:
@@ -212,8 +209,8 @@ def loads_apart(frames: Sequence[Any]) -> Any:
 def pack_column(items: Sequence[Any], refuse: Callable[[int, SendError], bytes], store: Store | None = None) -> Column:
     """`items` as bytes; for one that cannot be sent, the bytes that `refuse(offset, why)` gives."""
     if _may_travel_as_one(items):
-        return Column(pickle.dumps(items, PROTOCOL), None)
-    return Column(None, _pack_each(items, refuse, store))
+        return pickle.dumps(items, PROTOCOL)
+    return _pack_each(items, refuse, store)
 
 
 def _pack_each(items: Sequence[Any], refuse: Callable[[int, SendError], bytes], store: Store | None) -> list[Parcel]:
@@ -236,11 +233,10 @@ def unpack_column(column: Column) -> Iterable[Any]:
 
     The iterator goes on after an error, as a generator would not.
     """
-    if column.whole is not None:
-        items: list[Any] = pickle.loads(column.whole)
+    if isinstance(column, bytes):
+        items: list[Any] = pickle.loads(column)
         return iter(items)
-    assert column.each is not None
-    return map(loads, column.each)
+    return map(loads, column)
 
 
 def claim_column(column: Column) -> None:
@@ -248,15 +244,16 @@ def claim_column(column: Column) -> None:
 
     In place of an item whose buffers are gone comes a `SendError`.
     """
-    for index, parcel in enumerate(column.each or ()):
+    if isinstance(column, bytes):
+        return
+    for index, parcel in enumerate(column):
         if type(parcel) is tuple and type(parcel[1]) is list:
             from anypool._segments_reader import claim
 
-            assert column.each is not None
             try:
-                column.each[index] = (parcel[0], claim(parcel[1]))
+                column[index] = (parcel[0], claim(parcel[1]))
             except SendError as exc:
-                column.each[index] = refusal(exc)
+                column[index] = refusal(exc)
 
 
 def refusal(why: SendError) -> bytes:
@@ -277,6 +274,8 @@ def _raise_refusal(message: str) -> None:
 
 
 def _may_travel_as_one(items: Sequence[Any]) -> bool:
+    if len(items) == 1:
+        return type(items[0]) in _IMMUTABLE_AND_SMALL
     types_found = set(map(type, items))
     if types_found <= _IMMUTABLE_AND_SMALL:
         return True

@@ -282,7 +282,7 @@ def _run_items(
 
 def _copier(context: contextvars.Context) -> Callable[[], contextvars.Context]:
     """What makes the context of one call; a `decimal.Context` in it is mutable, and must be copied too."""
-    if "decimal" in sys.modules and any(var.name == "decimal_context" for var in context):
+    if "decimal" in sys.modules and "decimal_context" in [var.name for var in context]:
         from anypool._context_numbers import isolated
 
         return lambda: isolated(context)
