@@ -18,7 +18,7 @@ import threading
 import uuid
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -64,6 +64,8 @@ class Task:
         Seconds that one call in it may run.
     seen : Seen or None
         What its ticket told when its worker was lost.
+    is_wanted : bool
+        Somebody may still ask for what comes of it.
     """
 
     def __init__(self, payload: Any, outbox: Outbox | None = None, limit: float | None = None) -> None:
@@ -75,6 +77,7 @@ class Task:
         self.sent_at = 0.0
         self.ticket: Ticket | None = None
         self.seen: Seen | None = None
+        self.is_wanted = True
         self.ended_by: Exception | None = None  # what the call failed with that was stopped
 
     def deliver(self, reply: Any, error: BaseException | None) -> None:
@@ -247,6 +250,7 @@ class Dispatcher:
             started = self._started
         must_wait = not (stop_running and started is not None and started[1].stops_running_calls)
         trouble = self._finish_maps() if must_wait else None
+        self._stop_unwanted()
         with self._idle:
             while must_wait and (self._outstanding or self._queued):
                 self._idle.wait(LOOKS_UP_AFTER)
@@ -270,6 +274,13 @@ class Dispatcher:
             self._at_end()
         if trouble is not None:
             raise trouble
+
+    def _stop_unwanted(self) -> None:
+        """End what runs for maps that were closed or cancelled, where the backend can: nobody waits for it."""
+        with self._lock:
+            unwanted = [task for task in self._outstanding if not task.is_wanted]
+        for task in unwanted:
+            self.stop_task(task, CancelledError())
 
     def _finish_maps(self) -> Exception | None:
         """Run what open maps promised; what went wrong, for after the end."""

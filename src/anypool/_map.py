@@ -293,6 +293,7 @@ class Map:
         """Send nothing more, and take back what has not begun."""
         self._is_cancelled = True
         for task in list(self._out):
+            task.is_wanted = False
             if self._dispatcher.withdraw(task):
                 task.withdrawn()
 

@@ -107,12 +107,18 @@ def with_ticket(packed: tuple[Any, ...], ref: TicketRef, *, timed: bool) -> tupl
 
 
 def begin_ticket(packed: tuple[Any, ...]) -> Stub | None:
-    """Note, before anything is unpacked, that this worker has come to the envelope; where to note more."""
+    """Note, before anything is unpacked, that this worker has come to the envelope; where to note more.
+
+    Raises
+    ------
+    Revoked
+        It came too late.
+    """
     ref, timed = packed[-2:]
-    if ref is None:
-        return None
-    stub = open_ticket(ref)
-    return stub if stub is not None and stub.begin(ref[-1], timed=timed) else None
+    stub = None if ref is None else open_ticket(ref)
+    if stub is not None:
+        stub.begin(ref[-1], timed=timed)
+    return stub
 
 
 class _Unpacked(threading.local):

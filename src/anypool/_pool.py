@@ -142,7 +142,7 @@ class LocalPool:
                 return False
             stops = self._schedule.executing(slot) is future
             if stops:
-                slot.doomed = True
+                slot.doomed = future.stopped = True
                 self._schedule.hungry.pop(slot, None)
                 slot.process.signal(kill=True)
             bodies = self._schedule.feed_idle()

@@ -47,6 +47,7 @@ class Task(Future[Any]):
         self.queued = False
         self.begun = False
         self.withdrawn = False
+        self.stopped = False  # its worker is being killed for it
 
     def cancel(self) -> bool:
         """Cancel the call unless it has begun; True means that it never runs."""
@@ -271,7 +272,7 @@ class Schedule:
         tasks = slot.tasks()
         drained = slot.link.drain() if slot.link is not None and not slot.leaving.is_set() else set()
         slot.link = slot.process = slot.running = slot.ahead = None
-        lost = [task for task in tasks if self.cancelling or task.number not in drained]
+        lost = [task for task in tasks if self.cancelling or task.stopped or task.number not in drained]
         for task in reversed(tasks):
             task.slot = None
             if task not in lost:

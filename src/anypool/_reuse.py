@@ -93,17 +93,23 @@ class Leased:
         if pool is not None and not future.cancelled() and future.exception() is not None:
             pool.has_failed = True  # its own trouble, as no call of a user's raises here: nobody else shall lease it
 
+    def stop_call(self, future: Future[Any], /) -> bool:
+        """End the running call of `future`, where the shared pool can."""
+        pool = self._pool
+        return pool is not None and isinstance(pool.backend, StopsCalls) and pool.backend.stop_call(future)
+
     def stop(self, *, cancel: bool) -> None:
         """Give the lease back; with `cancel`, end the calls of this executor first, and no others."""
-        pool, self._pool = self._pool, None
+        pool = self._pool
         if pool is None:
             return
         if cancel:
             with self._own_lock:
                 outstanding = list(self._outstanding)
             for future in outstanding:
-                if not future.cancel() and isinstance(pool.backend, StopsCalls):
-                    pool.backend.stop_call(future)
+                if not future.cancel():
+                    self.stop_call(future)
+        self._pool = None
         _give_back(pool)
 
 

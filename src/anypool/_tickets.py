@@ -28,7 +28,7 @@ import weakref
 from time import monotonic
 from typing import NamedTuple, TypeAlias
 
-__all__ = ["Ref", "Seen", "Stub", "Ticket", "Tickets", "open_ticket", "tickets_are_possible"]
+__all__ = ["Ref", "Revoked", "Seen", "Stub", "Ticket", "Tickets", "open_ticket", "tickets_are_possible"]
 
 Ref: TypeAlias = tuple[int, int, int, int, int]
 """Where a ticket is: the caller's pid, its descriptor, device, inode; and the serial number of the chunk."""
@@ -42,6 +42,8 @@ _SIZE = 1 << 20
 _ENTRY = struct.Struct("=QQ")  # how many items, how many bytes
 _KEPT = 256  # tickets that a worker has mapped; there are two for each worker of one pool
 _NANOSECONDS = 1e9
+_REVOKED = 0
+"""The serial number of no chunk."""
 
 
 class Seen(NamedTuple):
@@ -66,6 +68,10 @@ class Seen(NamedTuple):
     done: int
     running: int
     log: list[tuple[int, bytes]]
+
+
+class Revoked(Exception):
+    """The chunk was given up here, and runs elsewhere."""
 
 
 def tickets_are_possible() -> bool:
@@ -118,8 +124,10 @@ class Ticket(_Memory):
         self.words[_HALT] = 1
 
     def read(self) -> Seen:
-        """What the chunk had come to when its worker ended."""
+        """What the chunk has come to, whose worker is lost; it goes no further, should the worker be late, not dead."""
         words = self.words
+        words[_SERIAL] = _REVOKED
+        words[_HALT] = 1
         if not words[_BEGUN]:
             return Seen(False, None, 0, 0, [])
         log: list[tuple[int, bytes]] = []
@@ -138,16 +146,29 @@ class Ticket(_Memory):
 class Stub(_Memory):
     """The worker's end."""
 
-    def begin(self, serial: int, *, timed: bool) -> bool:
-        """Say that the chunk has begun; False if the ticket is another chunk's by now."""
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor)
+        self._serial = _REVOKED
+
+    def begin(self, serial: int, *, timed: bool) -> None:
+        """Say that the chunk has begun.
+
+        Raises
+        ------
+        Revoked
+            Its worker was given up: it runs elsewhere, and must not run here.
+        """
         words = self.words
         if words[_SERIAL] != serial:
-            return False
+            raise Revoked
+        self._serial = serial
         words[_PID] = os.getpid()
         words[_GROUP] = 1
         words[_SINCE] = 1 if timed else 0
         words[_BEGUN] = 1
-        return True
+        # Once more: whoever revokes it looks whether it has begun after that, as this looks after it said so.
+        if words[_SERIAL] != serial:
+            raise Revoked
 
     def begin_item(self, item: int) -> None:
         """Say, of a chunk whose calls have a limit, that the call of `item` begins now."""
@@ -160,9 +181,11 @@ class Stub(_Memory):
     def note(self, count: int, data: bytes, group: int) -> bool:
         """Note that `count` more items have ended, and what of it; `group` items follow at once.
 
-        Returns False if there is no room for it.
+        Returns False if there is no room for it, or if the chunk runs elsewhere by now.
         """
         words = self.words
+        if words[_SERIAL] != self._serial:
+            return False
         used = words[_USED]
         at = _LOG_AT + used
         end = at + _ENTRY.size + len(data)

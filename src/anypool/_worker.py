@@ -28,6 +28,7 @@ from anypool._frames import without_ours
 from anypool._packing import begin_ticket, inner_threads_of, is_observed, pack_note, pack_reply, unpack
 from anypool._relay import Capture, install_for_good
 from anypool._seeds import enter_call
+from anypool._tickets import Revoked
 from anypool.errors import SendError
 
 if TYPE_CHECKING:
@@ -65,7 +66,10 @@ def run(payload: Any) -> Any:
     if type(payload) is not tuple:
         return _run(payload)
     entered = perf_counter() if is_observed(payload) else None
-    stub = begin_ticket(payload)
+    try:
+        stub = begin_ticket(payload)
+    except Revoked:
+        return pack_reply(Reply([], {}, [], 0.0, this_worker(payload[0])), payload)
     if "anypool._share" in sys.modules:
         sys.modules["anypool._share"].drop_released()
     threads = inner_threads_of(payload)

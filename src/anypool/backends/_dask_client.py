@@ -99,10 +99,7 @@ class Connection:
             distributed.utils.sync(runner.loop, _knock, address, self._timeout, self._security)
             self._new_client(address, loop=runner.loop, security=self._security)
         except Exception as exc:
-            raise StartError(
-                f"no Dask scheduler answered at {address} within {self._timeout:g} s; is it running there? "
-                "connect_timeout= waits longer"
-            ) from exc
+            raise StartError(f"no Dask scheduler answered at {address} within {self._timeout:g} s") from exc
 
     def _new_client(self, target: Any, **options: Any) -> None:
         import dask
@@ -130,9 +127,7 @@ class Connection:
         try:
             self.client.wait_for_workers(1, timeout=self._timeout)
         except (OSError, TimeoutError) as exc:
-            raise StartError(
-                f"the Dask scheduler at {where} had no worker in {self._timeout:g} s; start one: dask worker {where}"
-            ) from exc
+            raise StartError(f"the Dask scheduler at {where} had no worker in {self._timeout:g} s") from exc
         found: dict[str, int] = self.client.nthreads()
         return found
 

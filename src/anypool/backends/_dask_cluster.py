@@ -118,8 +118,7 @@ class ClusterProcess:
             self.close(kill=True)
             raise StartError(
                 f"the local Dask cluster was not ready within {timeout:g} s: "
-                f"{answer.get('error', f'its process ended with exit code {self._process.returncode}')}; "
-                "connect_timeout= waits longer"
+                f"{answer.get('error', f'its process ended with exit code {self._process.returncode}')}"
             )
         return answer["address"]
 
