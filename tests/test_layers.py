@@ -113,6 +113,7 @@ _as_pool_timeout      L4  a pool's result that was not there in time; loads mult
 _as_pool_results      L4  what the asynchronous methods of a pool return
 _as_pool_view         L4  an executor as a multiprocessing.Pool
 _executor             L4  what people hold
+_as_joblib            L4  executors as a backend of joblib's
 _as_pool              L4  the same with an executor of its own
 _pool_link            L5  the channel between the local pool and one worker
 _pool_child           L5  what runs in the processes of the local pool
@@ -190,6 +191,7 @@ BACKENDS = {
 """What each backend may import beyond `CONTRACT` and the standard library: files of ours, and libraries."""
 
 LAZY_LIBRARIES = {
+    "_as_joblib": {"joblib"},
     "_pickler": {"cloudpickle"},
     "_context_numbers": {"numpy"},
     "_seeds": {"numpy"},

@@ -13,6 +13,7 @@ _HOMES = {
     "PoolExecutor": "_executor",
     "get_executor": "_executor",
     "Pool": "_as_pool",
+    "register_joblib": "_as_joblib",
     "Settings": "_settings",
     "Backend": "backend",
     "Traits": "backend",
@@ -57,6 +58,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    from anypool._as_joblib import register_joblib as register_joblib
     from anypool._as_pool import Pool as Pool
     from anypool._compare import Comparison as Comparison
     from anypool._compare import compare as compare

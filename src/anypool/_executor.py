@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Executor as _StdlibExecutor
 from concurrent.futures import Future
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, cast, final, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, final, runtime_checkable
 
 from anypool import _config, _packing, _wire
 from anypool._attempts import Attempts
@@ -604,11 +604,12 @@ class PoolExecutor(_StdlibExecutor):
     def _broken(self) -> BaseException | None:
         return self._dispatcher.broken
 
-    def clone(self) -> PoolExecutor:
-        """Another executor of the same specification, not started."""
-        copy = object.__new__(PoolExecutor)
-        copy._set_up(_fresh(self._backend), self._settings)
-        return copy
+    def clone(self, *, max_workers: int | None = None) -> PoolExecutor:
+        """Another executor of the same specification, or of another size; not started."""
+        options = _options(self._backend)
+        if max_workers is not None:
+            options["max_workers"] = max_workers
+        return _rebuild(type(self._backend), options, self._settings)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (type(self._backend), _options(self._backend), self._settings)
@@ -629,19 +630,15 @@ def _relay_settings(settings: Settings, traits: Traits) -> RelaySettings | None:
 
 
 def _leased(backend: Backend) -> Backend:
-    from anypool._reuse import Leased
+    from anypool._reuse import leased
 
-    return cast("Backend", Leased(backend))
+    return leased(backend)
 
 
 def _rebuild(kind: type[Backend], options: dict[str, Any], settings: Settings) -> PoolExecutor:
     executor = object.__new__(PoolExecutor)
     executor._set_up(kind(**options), settings)
     return executor
-
-
-def _fresh(backend: Backend) -> Backend:
-    return type(backend)(**_options(backend))
 
 
 def _options(backend: Backend) -> dict[str, Any]:

@@ -11,14 +11,14 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from anypool.backend import StopsCalls
 
 if TYPE_CHECKING:
     from anypool.backend import Backend, Traits
 
-__all__ = ["IDLE_SECONDS", "Leased", "close_idle"]
+__all__ = ["IDLE_SECONDS", "Leased", "close_idle", "leased"]
 
 IDLE_SECONDS = 30.0
 """How long a pool without a user is kept."""
@@ -111,6 +111,21 @@ class Leased:
                     self.stop_call(future)
         self._pool = None
         _give_back(pool)
+
+
+class LeasedStoppable(Leased):
+    """The same of a backend that can end one running call."""
+
+    def stop_call(self, future: Future[Any], /) -> bool:
+        """End the running call of `future`. False if it had ended."""
+        pool = self._pool
+        return pool is not None and isinstance(pool.backend, StopsCalls) and pool.backend.stop_call(future)
+
+
+def leased(backend: Backend) -> Backend:
+    """The backend of an executor that shares a warm pool of the choice `backend` with others."""
+    kind = LeasedStoppable if isinstance(backend, StopsCalls) else Leased
+    return cast("Backend", kind(backend))
 
 
 def _key(backend: Backend) -> tuple[Any, ...]:
