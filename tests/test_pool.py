@@ -708,3 +708,32 @@ def test_the_backend_starts_runs_and_stops() -> None:
         assert seen["environ"]["ANYPOOL_TEST_WORKER"] == "1"
     finally:
         backend.stop(cancel=False)
+
+
+_FORKED_IN_C = """
+import ctypes, os, sys, time
+import anypool
+
+def fork_and_die(item):
+    if item == 2:
+        if ctypes.CDLL(None).fork() == 0:  # not os.fork, after which the worker's end would be closed in the child
+            os.close(1)
+            os.close(2)
+            time.sleep(20)
+            os._exit(0)
+        os.kill(os.getpid(), 9)
+    return item
+
+with anypool.get_executor("processes", max_workers=2, start_method=sys.argv[1]) as ex:
+    began = time.monotonic()
+    print([type(each).__name__ for each in ex.map(fork_and_die, range(5), errors="return")])
+    print(time.monotonic() - began < 10)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this system tells of an end by the stream alone")
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_dead_worker_is_seen_though_what_it_started_holds_its_end_open(method: str) -> None:
+    done = subprocess.run([sys.executable, "-c", _FORKED_IN_C, method], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout.splitlines() == ["['int', 'int', 'WorkerLost', 'int', 'int']", "True"]

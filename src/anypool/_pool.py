@@ -240,6 +240,8 @@ class LocalPool:
             slot.fault = fault_file()
             process = self._starter.start(link, slot.fault.fileno())
             link.close_child_fds()
+            if process.end_fd is not None:
+                link.end_with(process.end_fd)
         except OSError as exc:
             return exc
         with self._lock:

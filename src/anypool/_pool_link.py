@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import select
 import socket
 import struct
 import sys
@@ -134,13 +135,32 @@ class _Stream:
         self._read_fd = read_fd
         self._write_fd = write_fd
         self._rest = b""
+        self._ends: select.poll | None = None
+
+    def end_with(self, fd: int) -> None:
+        """End with what is there once `fd` can be read: the other process has ended, its end may be held open."""
+        self._ends = select.poll()
+        self._ends.register(self._read_fd, select.POLLIN)
+        self._ends.register(fd, select.POLLIN)
+
+    def _is_over(self) -> bool:
+        """Wait until there is something to read, or nothing more will be."""
+        while self._ends is not None:
+            ready = dict(self._ends.poll())
+            if self._read_fd in ready:
+                return False
+            for fd, event in ready.items():
+                if event & select.POLLIN:
+                    return True
+                self._ends.unregister(fd)  # who would have told is gone
+        return False
 
     def receive(self) -> Message | None:
         """Return the next message, or None at the end: the other side closed, or died in mid-message."""
         try:
-            data = self._rest or os.read(self._read_fd, _READ_SIZE)
+            data = self._rest or self._read()
             while len(data) < _HEAD.size:
-                more = os.read(self._read_fd, _READ_SIZE)
+                more = self._read()
                 if not more:
                     return None
                 data += more
@@ -150,6 +170,9 @@ class _Stream:
             # A UNIX socket whose peer died with unread input reports a reset instead of an end.
             return None
         return None if body is None else Message(number, kind, _split(body, count))
+
+    def _read(self) -> bytes:
+        return b"" if self._is_over() else os.read(self._read_fd, _READ_SIZE)
 
     def receive_body(self, head: bytes) -> Message | None:
         """Return the message whose head came as a datagram and whose body follows here."""
@@ -169,7 +192,7 @@ class _Stream:
         with FileIO(self._read_fd, "rb", closefd=False) as file:
             at = len(begun)
             while at < size:
-                count = file.readinto(view[at:])
+                count = 0 if self._is_over() else file.readinto(view[at:])
                 if not count:
                     return None
                 at += count
@@ -278,6 +301,10 @@ class Link:
             except BlockingIOError:
                 return numbers
             numbers.add(_HEAD.unpack_from(datagram)[0])
+
+    def end_with(self, fd: int) -> None:
+        """Take the worker for gone once `fd` can be read, even if something that it started holds its end open."""
+        self._stream.end_with(fd)
 
     def receive(self) -> Message | None:
         """Wait for the next reply; None when the worker is gone."""

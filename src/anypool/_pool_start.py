@@ -48,9 +48,18 @@ _ZYGOTE_CODE: Final = (
 
 
 class WorkerProcess(ABC):
-    """A worker's process, as far as the pool needs it."""
+    """A worker's process, as far as the pool needs it.
+
+    Attributes
+    ----------
+    pid : int
+        Its process id.
+    end_fd : int or None
+        A descriptor that can be read from once it has ended; None where the system has none.
+    """
 
     pid: int
+    end_fd: int | None = None
 
     @abstractmethod
     def wait(self, seconds: float) -> bool:
@@ -177,6 +186,8 @@ class _Spawned(WorkerProcess):
     def __init__(self, popen: subprocess.Popen[bytes]) -> None:
         self._popen = popen
         self.pid = popen.pid
+        if hasattr(os, "pidfd_open"):
+            self.end_fd = os.pidfd_open(popen.pid)
 
     def wait(self, seconds: float) -> bool:
         try:
@@ -197,7 +208,8 @@ class _Spawned(WorkerProcess):
             self._popen.terminate()
 
     def close(self) -> None:
-        """Nothing is held."""
+        if self.end_fd is not None:
+            os.close(self.end_fd)
 
 
 class _Zygote:
@@ -254,7 +266,7 @@ class _Forked(WorkerProcess):
 
     def __init__(self, pid: int, status_fd: int) -> None:
         self.pid = pid
-        self._status_fd = status_fd
+        self.end_fd = self._status_fd = status_fd
         self._exitcode: int | None = None
         self._ended = False
         self._lock = threading.Lock()
