@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test quick lint types doctest soak bench docs site clean
+.PHONY: demo test quick lint types doctest soak faults reliability bench docs site clean
 
 demo: $(READY)
 	$(BIN)/python examples/run_all.py
@@ -18,6 +18,16 @@ test: lint types doctest
 # What takes minutes: the standard library's own executor tests on every backend, and the like.
 soak: $(READY)
 	$(BIN)/python -m pytest -q -m soak -n 2 --dist loadscope
+
+# The core of the fault suite, so often in a row: `make faults RUNS=200`.
+RUNS ?= 1
+faults: $(READY)
+	$(BIN)/python tests/faults/again.py $(RUNS)
+
+# Every fault on every executor, ours and others', and the page that tells of it: minutes.
+reliability: $(READY)
+	$(BIN)/python -m pip install -q --group bench
+	$(BIN)/python tests/faults/reliability.py
 
 quick: $(READY)
 	$(BIN)/python -m pytest -q -x -m "not soak" tests/test_executor_core.py tests/test_pool.py tests/test_layers.py \

@@ -132,6 +132,7 @@ backends._dask_import   L5  distributed, without what its import does to the cal
 backends._dask_threads  L5  a Dask cluster in threads of the caller's process
 backends._dask_client   L5  the connection to a Dask scheduler, and the end of it
 backends._dask_held     L5  data that Dask holds for its workers
+backends._dask_watch    L5  whether anybody is left to run the calls of a Dask cluster
 backends.dask         L5  Dask
 testing               L5  the contract as tests; a package with an order of its own
 _compare              L5  one workload on many backends
@@ -183,8 +184,9 @@ BACKENDS = {
         {"dask", "distributed"},
     ),
     "backends._dask_held": (set(), {"distributed"}),
+    "backends._dask_watch": (set(), set()),
     "backends.dask": (
-        {"backends._dask_cluster", "backends._dask_client", "backends._dask_held"},
+        {"backends._dask_cluster", "backends._dask_client", "backends._dask_held", "backends._dask_watch"},
         {"dask", "distributed"},
     ),
 }

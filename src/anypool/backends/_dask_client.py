@@ -99,7 +99,8 @@ class Connection:
             distributed.utils.sync(runner.loop, _knock, address, self._timeout, self._security)
             self._new_client(address, loop=runner.loop, security=self._security)
         except Exception as exc:
-            raise StartError(f"no Dask scheduler answered at {address} within {self._timeout:g} s") from exc
+            text = f"no Dask scheduler answered at {address} within {self._timeout:g} s"
+            raise StartError(f"{text}; {_hint(address)}") from exc
 
     def _new_client(self, target: Any, **options: Any) -> None:
         import dask
@@ -160,6 +161,13 @@ class Connection:
         with self._closing:
             while self._closers:
                 self._closers.pop()(kill)
+
+
+def _hint(address: str) -> str:
+    """What is to be known of TLS: a scheduler only hangs up on who has no certificate, or does not speak it."""
+    if address.startswith("tls://"):
+        return "with TLS, security= must hold a certificate and its key from the cluster's own authority"
+    return "a cluster with TLS needs tls:// and security="
 
 
 async def _knock(address: str, timeout: float, security: Any) -> None:

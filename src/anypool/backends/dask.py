@@ -17,6 +17,7 @@ from anypool._cpus import available_cpus
 from anypool.backend import Traits
 from anypool.backends._dask_client import Connection
 from anypool.backends._dask_held import Held, pickle_with_keys
+from anypool.backends._dask_watch import SchedulerLostError, Watch
 from anypool.errors import ConfigError, ExecutorClosed
 
 __all__ = ["Dask"]
@@ -64,6 +65,9 @@ class Dask:
         Seconds within which a running cluster must answer and have a worker.
     security : distributed.security.Security, optional
         TLS of the connection to `address`.
+    gives_up_after : float, optional
+        Seconds that calls wait for a running cluster that has no worker left, or whose scheduler does not answer,
+        before they fail as lost; new ones fail at once until a worker is there again. None: they wait for ever.
 
     Notes
     -----
@@ -83,6 +87,7 @@ class Dask:
     cluster_options: Mapping[str, Any] = field(default_factory=dict)
     connect_timeout: float = 10.0
     security: Any = None
+    gives_up_after: float | None = 60.0
 
     def __post_init__(self) -> None:
         given = [each for each in ("address", "client", "cluster") if getattr(self, each) is not None]
@@ -93,6 +98,7 @@ class Dask:
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._client: Any = None
+        self._watch: Watch | None = None
         self._stopped = False
         self._free = 0
         # distributed can neither tell whether a task runs nor take one back for sure. So it never gets more
@@ -131,6 +137,11 @@ class Dask:
         if self.max_workers and not self._is_local():
             size = min(size, self.max_workers)
         self._connection, self._client, self._free = connection, connection.client, size
+        if self.gives_up_after is not None and not self._is_local():
+            self._watch = Watch(
+                self._client, self.gives_up_after, has_calls=lambda: bool(self._sent), give_up=self._give_up
+            )
+            self._watch.start()
         return size, self._traits(max(threads.values()))
 
     def _connect(self, connection: Connection) -> None:
@@ -150,6 +161,7 @@ class Dask:
         return self.address is None and self.client is None and self.cluster is None
 
     def _traits(self, threads: int) -> Traits:
+        from distributed.comm.core import CommClosedError
         from distributed.scheduler import KilledWorker
 
         local = self._is_local()
@@ -165,7 +177,7 @@ class Dask:
             reruns_lost_calls=not local,
             stops_running_calls=local and self.processes,
             starts_processes=local,
-            lost=(KilledWorker, SchedulerLostError),
+            lost=(KilledWorker, SchedulerLostError, CommClosedError),
         )
 
     def submit(self, call: Callable[[Any], Any], payload: Any, /) -> Future[Any]:
@@ -191,6 +203,8 @@ class Dask:
 
     def _send(self, future: Future[Any], call: Callable[[Any], Any], payload: Any) -> None:
         try:
+            if self._watch is not None and self._watch.trouble is not None:
+                raise SchedulerLostError(self._watch.trouble)
             task, needs = pickle_with_keys(_Run(call, payload))
             brought = {"buffers": [self._held[each] for each in needs]} if needs else {}
             key = f"anypool-{uuid.uuid4().hex}"
@@ -231,7 +245,10 @@ class Dask:
         try:
             value = await self._client.gather(native, asynchronous=True)
         except (asyncio.CancelledError, CancelledError):  # distributed's is one of the latter
-            error = SchedulerLostError("Dask forgot the call: its scheduler, or the connection to it, is gone")
+            trouble = None if self._watch is None else self._watch.trouble
+            error = SchedulerLostError(
+                trouble or "Dask forgot the call: its scheduler, or the connection to it, is gone"
+            )
         except Exception as exc:
             error = exc
         native.release()
@@ -241,6 +258,12 @@ class Dask:
         # for such a result by running its call again.
         self._send_next()
         settle(future, value, error=error)
+
+    async def _give_up(self) -> None:
+        """Fail what is on its way; Dask may have forgotten part of it by now."""
+        with self._lock:
+            sent = list(self._sent.values())
+        await self._client.cancel(sent, asynchronous=True, force=True)
 
     def _send_next(self) -> None:
         with self._lock:
@@ -261,6 +284,8 @@ class Dask:
             self._stopped = True
             waiting, sent = list(self._waiting), dict(self._sent)
             self._waiting.clear()
+        if self._watch is not None:
+            self._watch.stop()
         for future, _, _ in waiting:
             future.cancel()
             future.set_running_or_notify_cancel()
@@ -271,7 +296,3 @@ class Dask:
             settle(future, error=ExecutorClosed("the backend 'dask' was stopped while the call was running"))
         if self._connection is not None:
             self._connection.close(kill=cancel)
-
-
-class SchedulerLostError(ConnectionError):
-    """The scheduler, or the connection to it, is gone, and with it every call that Dask had."""

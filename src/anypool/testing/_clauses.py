@@ -55,6 +55,10 @@ FEATURES = {
     "context": "context variables, filters and levels reach the call",
     "checked_arguments": "what is no function, and a chunk size below 1, is refused at once",
     "prompt_cancel": "those who wait for a call learn at once that it was cancelled",
+    "retries": "`map(retries=)`",
+    "on_lost": "`map(on_lost=)`",
+    "call_timeout": "`map(call_timeout=)`",
+    "cancel_running": "`cancel(future, running=True)`",
     "finishes": "shutdown runs what a map over an input of known length has left",
 }
 """What a test may ask for beyond ``submit``, ``map(timeout=, chunksize=)`` and ``shutdown`` of the stdlib."""

@@ -17,6 +17,8 @@ from anypool.errors import WorkerLost
 from anypool.testing import _calls
 from anypool.testing._clauses import clause, needs, offers
 from anypool.testing._effects import LIMIT, Gate, Tally, poll
+from anypool.testing._fault_kinds import FAULTS
+from anypool.testing._faults import Faults
 from anypool.testing._subject import Subject, SubjectFixtures
 
 __all__ = ["LostTests"]
@@ -53,6 +55,50 @@ class LostTests(SubjectFixtures):
         got = list(doomed_executor.map(call, range(12), chunksize=1, errors="return"))
         assert isinstance(got[5], WorkerLost)
         assert [each for each in got if not isinstance(each, WorkerLost)] == [0, 1, 2, 3, 4, *range(6, 12)]
+
+    @needs("worker_lost", "errors")
+    @offers(notices_lost_workers=True, loses_only_running=True, reruns_lost_calls=False)
+    @pytest.mark.parametrize("how", ["exit", "SIGKILL", "SIGSEGV"])
+    def test_of_a_chunk_only_the_running_item_is_lost_and_nothing_runs_again(
+        self, doomed_executor: Any, place: Path, how: str
+    ) -> None:
+        faults = Faults(place / "faults", {5: [how]})
+        got = list(doomed_executor.map(faults, range(16), chunksize=8, errors="return"))
+        assert isinstance(got[5], WorkerLost)
+        if got[5].exitcode is not None and sys.platform != "win32":
+            assert got[5].exitcode == FAULTS[how].exitcode
+        if got[5].pid is not None:
+            assert got[5].pid == next(each.pid for each in faults.record() if each.item == "5")
+        assert [*got[:5], *got[6:]] == [*range(5), *range(6, 16)]
+        assert faults.ran_again() == {}
+
+    @needs("on_lost")
+    @offers(notices_lost_workers=True, reruns_lost_calls=False)
+    @pytest.mark.parametrize("chunksize", [1, 4])
+    def test_a_lost_call_runs_again_where_that_is_asked_for(
+        self, doomed_executor: Any, subject: Subject, place: Path, chunksize: int
+    ) -> None:
+        faults = Faults(place / "faults", {3: ["exit"], 6: ["SIGKILL", "exit"]})
+        assert list(doomed_executor.map(faults, range(8), chunksize=chunksize, on_lost="retry")) == list(range(8))
+        if subject.traits.loses_only_running:
+            faults.check(range(8))
+
+    @needs("on_lost", "errors")
+    @offers(notices_lost_workers=True, loses_only_running=True, reruns_lost_calls=False)
+    def test_a_call_that_kills_every_worker_is_given_up_alone(self, doomed_executor: Any, place: Path) -> None:
+        faults = Faults(place / "faults", {2: ["exit"] * 50})
+        got = list(doomed_executor.map(faults, range(8), chunksize=4, on_lost="retry", errors="return"))
+        assert isinstance(got[2], WorkerLost)
+        assert [*got[:2], *got[3:]] == [0, 1, *range(3, 8)]
+        assert 1 < faults.ran_again().pop("2") < 10
+        assert faults.ran_again().keys() == {"2"}
+
+    @needs("on_lost", "options")
+    @offers(notices_lost_workers=True, reruns_lost_calls=False)
+    def test_a_submitted_call_that_was_lost_runs_again(self, doomed_executor: Any, place: Path) -> None:
+        faults = Faults(place / "faults", {1: ["exit"]})
+        assert doomed_executor.options(on_lost="retry").submit(faults, 1).result(timeout=LIMIT) == 1
+        assert faults.counts() == {"1": 2}
 
     @needs("worker_lost", "errors")
     @offers(notices_lost_workers=True, reruns_lost_calls=False)

@@ -9,6 +9,7 @@ _FILES = (
     "_values",
     "_sharing",
     "_once",
+    "_retries",
     "_functions",
     "_lazy",
     "_chunked",
@@ -16,6 +17,7 @@ _FILES = (
     "_payloads",
     "_lost",
     "_time",
+    "_stopping",
     "_randomness",
     "_output",
     "_context",
@@ -42,8 +44,10 @@ from anypool.testing._once import OnceTests  # noqa: E402
 from anypool.testing._output import OutputTests  # noqa: E402
 from anypool.testing._payloads import PayloadsTests  # noqa: E402
 from anypool.testing._randomness import RandomnessTests  # noqa: E402
+from anypool.testing._retries import RetriesTests  # noqa: E402
 from anypool.testing._seen import SeenTests  # noqa: E402
 from anypool.testing._sharing import SharingTests  # noqa: E402
+from anypool.testing._stopping import StoppingTests  # noqa: E402
 from anypool.testing._time import TimeTests  # noqa: E402
 from anypool.testing._values import ValuesTests  # noqa: E402
 
@@ -54,6 +58,7 @@ class ExecutorTests(
     ValuesTests,
     SharingTests,
     OnceTests,
+    RetriesTests,
     FunctionsTests,
     LazyTests,
     ChunksTests,
@@ -61,6 +66,7 @@ class ExecutorTests(
     PayloadsTests,
     LostTests,
     TimeTests,
+    StoppingTests,
     RandomnessTests,
     OutputTests,
     ContextTests,
