@@ -106,6 +106,12 @@ _progress             L4  how far a map is, as plain data
 _notes_inbox          L4  where notes of running calls arrive
 _progress_meter       L4  counts the items of one map, keeps its display up to date
 _progress_displays    L4  how progress is shown
+_trace                L4  the receipts of one map
+_report_times         L4  where the time of the workers went
+_report_advice        L4  one sentence of advice
+_report_chrome        L4  traced maps for Chrome's viewer and Perfetto
+_report_page          L4  a report as a page
+_report               L4  what the traced maps of an executor came to
 _observers            L4  who watches a map: made from its settings
 _futures              L4  the future that `submit` returns
 _map                  L4  one map: reads the input, keeps workers busy, gives results in order

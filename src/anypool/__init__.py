@@ -35,6 +35,8 @@ _HOMES = {
     "report": "_notes",
     "Note": "_progress",
     "Progress": "_progress",
+    "Receipt": "_report",
+    "Report": "_report",
     "Retry": "_retry",
     "random": "_seeds",
     "rng": "_seeds",
@@ -76,6 +78,8 @@ if TYPE_CHECKING:
     from anypool._progress import Progress as Progress
     from anypool._registry import backend_names as backend_names
     from anypool._registry import register_backend as register_backend
+    from anypool._report import Receipt as Receipt
+    from anypool._report import Report as Report
     from anypool._retry import Retry as Retry
     from anypool._reuse import close_idle as close_idle
     from anypool._seeds import random as random

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from anypool import _config_levels, _registry
 from anypool._config_levels import ARGUMENT, Level, Said, Spec
-from anypool._options import did_you_mean, option_types
+from anypool._options import as_truth, did_you_mean, option_types
 from anypool._retry import as_retry
 from anypool._settings import GENERAL, SETTINGS, Settings
 from anypool.errors import ConfigError, UnknownOption
@@ -184,6 +184,8 @@ def checked(said: Said, backend: str, declared: Mapping[str, Any]) -> Any:
         _check_nested(value, said.source, where)
     if key == "call_timeout" and value is not None and not value > 0:
         raise ConfigError(f"call_timeout must be a number of seconds > 0, or None, but is {value!r}{where}")
+    if key == "trace" and isinstance(value, str):
+        return as_truth(value, value)  # "true" is no name of a file
     if key == "retries":
         return as_retry(value)
     return value

@@ -6,10 +6,11 @@ import itertools
 import reprlib
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor as _StdlibExecutor
 from concurrent.futures import Future
 from dataclasses import fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, final, runtime_checkable
 
 from anypool import _config, _packing, _wire
@@ -35,8 +36,11 @@ if TYPE_CHECKING:
     from anypool._as_pool_view import PoolView
     from anypool._context_snapshot import ContextSnapshot
     from anypool._envelope import Worker
+    from anypool._observe import Observer
+    from anypool._report import Report
     from anypool._retry import Retry
     from anypool._share import Shared
+    from anypool._trace import Run
     from anypool.backend import Backend, Traits
 
 __all__ = ["Executor", "PoolExecutor", "get_executor"]
@@ -132,7 +136,11 @@ class PoolExecutor(_StdlibExecutor):
         self._backend = backend
         self._settings = settings
         self._shelf = Shelf()
-        self._dispatcher = Dispatcher(_leased(backend) if settings.reuse else backend, at_end=self._shelf.show_all)
+        self._runs: list[Run] = []  # what was traced
+        self._saved_in: set[str] = set()
+        self._at_end: list[Callable[[], object]] = [self._shelf.show_all]
+        end = partial(_call_all, self._at_end)
+        self._dispatcher = Dispatcher(_leased(backend) if settings.reuse else backend, at_end=end)
         self._key = uuid.uuid4().hex
         self._job_count = itertools.count()
         self._submitted = itertools.count()
@@ -365,11 +373,7 @@ class PoolExecutor(_StdlibExecutor):
             journal = Journal(settings.journal, fn, style, job.around.seed)
         observer = None
         if settings.progress is not False or settings.trace is not False:
-            from anypool._observers import observers
-
-            runs_on = getattr(self._dispatcher.backend, "leased", self._dispatcher.backend)
-            observer, observed = observers(settings, runs_on, traits, name=_name(fn), total=_length(iterables))
-            job = replace(job, observed=observed)
+            observer, job = self._observe(fn, job, traits, _length(iterables))
         each = Map(
             self._dispatcher,
             job,
@@ -390,6 +394,52 @@ class PoolExecutor(_StdlibExecutor):
             journal=journal,
         )
         return each.results(self)
+
+    def _observe(
+        self, fn: Callable[..., Any], job: Job, traits: Traits, total: int | None
+    ) -> tuple[Observer | None, Job]:
+        """Who watches a map, and its job with what the workers must do for it."""
+        from anypool._observers import observers, path_of, save_at_end
+
+        settings = self._settings
+        path = path_of(settings.trace)
+        if path is not None and path not in self._saved_in:
+            self._saved_in.add(path)
+            self._at_end.append(partial(save_at_end, path, self._runs))
+
+        def arguments(item: Any) -> Sequence[Any]:
+            return tuple(item) if job.style == "star" else (item,)
+
+        observer, observed = observers(
+            settings,
+            getattr(self._dispatcher.backend, "leased", self._dispatcher.backend),
+            traits,
+            name=_name(fn),
+            total=total,
+            workers=self.max_workers,
+            runs=self._runs,
+            describe=lambda item: f"{_name(fn)}{_short_call(arguments(item), {})}",
+            arguments=arguments,
+        )
+        return observer, replace(job, observed=observed)
+
+    def report(self) -> Report:
+        """What the traced maps of this executor came to: where the time went, the slowest calls, a sentence of advice.
+
+        Maps are traced with ``trace=True``, or by configuration. It may be asked for at any time, also after the end.
+
+        Examples
+        --------
+        >>> import anypool
+        >>> with anypool.get_executor("serial", trace=True) as ex:
+        ...     list(ex.map(abs, [-1, -2, -3]))
+        [1, 2, 3]
+        >>> ex.report().calls
+        3
+        """
+        from anypool._report import report_of
+
+        return report_of(self._runs)
 
     def _job(
         self, fn: Callable[..., Any], style: Literal["one", "star", "call"], traits: Traits, *, keep_going: bool = False
@@ -618,6 +668,11 @@ class PoolExecutor(_StdlibExecutor):
         options = ", ".join(f"{name}={value!r}" for name, value in _options(self._backend).items() if value is not None)
         state = "shut down" if self._dispatcher.is_closed else "open"
         return f"<anypool executor {self._backend.name!r} ({options}), {state}>"
+
+
+def _call_all(calls: list[Callable[[], object]]) -> None:
+    for call in calls:
+        call()
 
 
 def _relay_settings(settings: Settings, traits: Traits) -> RelaySettings | None:

@@ -8,21 +8,52 @@ import sys
 from array import array
 from collections.abc import Callable
 from time import perf_counter, thread_time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anypool._notes import send
 
 if TYPE_CHECKING:
     from anypool._envelope import Job, Notes
+    from anypool._wire import Column
 
-__all__ = ["Receipts", "observe", "unpack_receipts"]
+__all__ = [
+    "CallTimes",
+    "ChunkTimes",
+    "Receipts",
+    "column_bytes",
+    "complete",
+    "observe",
+    "parcel_bytes",
+    "unpack_receipts",
+]
 
 # How often a worker says at which item of its chunk it is, in seconds.
 _COUNT_EVERY = 0.1
 # From this run time on, in seconds, the peak memory of a call is its own: asking the kernel takes 50 microseconds.
 _MEASURED_FROM = 0.002
 
-_COLUMNS = 4  # start, seconds, CPU seconds, peak memory in bytes
+_HEAD = 2  # when the chunk reached its worker, and when it left it (0: it did not travel)
+_COLUMNS = 5  # of each call: start, seconds, CPU seconds, peak memory in bytes, bytes of its result
+
+
+class CallTimes(NamedTuple):
+    """The receipt of one call, by the clock of its worker."""
+
+    start: float
+    seconds: float
+    cpu_seconds: float
+    peak: int
+    """Bytes; 0 where the call was too short to ask."""
+    received: int
+    """Bytes of its result."""
+
+
+class ChunkTimes(NamedTuple):
+    """The receipts of one chunk."""
+
+    entered: float
+    left: float
+    calls: list[CallTimes]
 
 
 def observe(
@@ -66,7 +97,7 @@ class Receipts:
     """
 
     def __init__(self, entered: float, *, owns_process: bool) -> None:
-        self._columns = array("d", [entered])
+        self._columns = array("d", [entered, 0.0])
         self._sets_back = owns_process and _set_back_peak()
 
     def timed(self, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -80,7 +111,7 @@ class Receipts:
             finally:
                 seconds = perf_counter() - started
                 peak = self._peak() if seconds >= _MEASURED_FROM else 0
-                extend((started, seconds, thread_time() - used, peak))
+                extend((started, seconds, thread_time() - used, peak, 0))
 
         return timed
 
@@ -96,14 +127,42 @@ class Receipts:
         return self._columns.tobytes()
 
 
-def unpack_receipts(packed: bytes) -> tuple[float, list[tuple[float, float, float, int]]]:
-    """When the chunk reached its worker, and of each call: start, seconds, CPU seconds, peak bytes (0: not asked)."""
+def complete(packed: bytes, column: Column) -> bytes:
+    """The receipts of a reply whose results are packed in `column`: with their sizes, and the time."""
     numbers = array("d", packed)
-    entered, rows = numbers[0], numbers[1:]
-    return entered, [
-        (start, seconds, cpu, int(peak))
-        for start, seconds, cpu, peak in zip(*(rows[each::_COLUMNS] for each in range(_COLUMNS)), strict=True)
+    count = (len(numbers) - _HEAD) // _COLUMNS
+    for offset, size in enumerate(column_bytes(column, count)):
+        numbers[_HEAD + offset * _COLUMNS + 4] = size
+    numbers[1] = perf_counter()
+    return numbers.tobytes()
+
+
+def unpack_receipts(packed: bytes) -> ChunkTimes:
+    """What `Receipts.pack` packed."""
+    numbers = array("d", packed)
+    rows = numbers[_HEAD:]
+    columns = (rows[each::_COLUMNS] for each in range(_COLUMNS))
+    calls = [
+        CallTimes(start, seconds, cpu, int(peak), int(received))
+        for start, seconds, cpu, peak, received in zip(*columns, strict=True)
     ]
+    return ChunkTimes(numbers[0], numbers[1], calls)
+
+
+def column_bytes(column: Column, count: int) -> list[int]:
+    """How many bytes each of `count` items of a column takes: its own, or its part of what is packed as one."""
+    if isinstance(column, bytes):
+        return [len(column) // max(1, count)] * count
+    return [parcel_bytes(parcel) for parcel in column[:count]]
+
+
+def parcel_bytes(parcel: Any) -> int:
+    """How many bytes a parcel has on its way, with the large buffers that travel beside it."""
+    if isinstance(parcel, bytes):
+        return len(parcel)
+    data, refs = parcel
+    beside = refs if isinstance(refs, list | tuple) else ()
+    return len(data) + sum(int(ref[-1]) for ref in beside if isinstance(ref, tuple))  # others tell no size
 
 
 def _set_back_peak() -> bool:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from anypool import _config
@@ -13,13 +14,23 @@ from anypool._settings import Settings
 if TYPE_CHECKING:
     from anypool._envelope import Notes, Observed
     from anypool._progress_meter import Meter
+    from anypool._trace import Run
     from anypool.backend import Backend, Traits
 
-__all__ = ["observers"]
+__all__ = ["observers", "path_of", "save_at_end"]
 
 
 def observers(
-    settings: Settings, backend: Backend, traits: Traits, *, name: str, total: int | None
+    settings: Settings,
+    backend: Backend,
+    traits: Traits,
+    *,
+    name: str,
+    total: int | None,
+    workers: int,
+    runs: list[Run],
+    describe: Callable[[Any], str],
+    arguments: Callable[[Any], Sequence[Any]],
 ) -> tuple[Observer | None, Observed | None]:
     """Who watches, and what the workers must do for it.
 
@@ -33,6 +44,12 @@ def observers(
         The function's.
     total : int, optional
         How many items there may be.
+    workers : int
+        How many calls run at once.
+    runs : list of Run
+        Gets the receipts, if they are wanted.
+    describe, arguments : callable
+        Of an item: its call in words, and the arguments of it.
     """
     found: list[Observer] = []
     notes = None
@@ -41,9 +58,38 @@ def observers(
         meter, notes = _meter(kind, backend, traits, name, total)
         if meter is not None:
             found.append(meter)
+    if settings.trace is not False:
+        from anypool._trace import Recorder, Run
+
+        run = Run(name=name, backend=backend.name, workers=workers)
+        runs.append(run)
+        found.append(Recorder(run, describe, arguments))
     if not found:
         return None, None
-    return (found[0] if len(found) == 1 else Observers(*found)), (False, notes)
+    return (found[0] if len(found) == 1 else Observers(*found)), (settings.trace is not False, notes)
+
+
+def save_at_end(path: str, runs: list[Run]) -> None:
+    """Save the report of `runs` in `path`; called when their executor has ended."""
+    from anypool._report import report_of
+
+    report_of(runs).save(path)
+
+
+def path_of(trace: bool | str | os.PathLike[str]) -> str | None:
+    """The file that is to be written at the end, if any; raises if it could not be.
+
+    Raises
+    ------
+    ConfigError
+        It is no path of a report.
+    """
+    if isinstance(trace, bool) or running.get() is not None:  # inside of a call, the file is the caller's
+        return None
+    from anypool._report import check_path
+
+    check_path(trace)
+    return os.path.abspath(trace)
 
 
 def _kind(asked: bool | str | Callable[..., object]) -> bool | str | Callable[..., object]:

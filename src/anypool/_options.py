@@ -19,7 +19,7 @@ from typing import Any, Literal, Union
 
 from anypool.errors import ConfigError
 
-__all__ = ["check_option", "did_you_mean", "load_reference", "option_types"]
+__all__ = ["as_truth", "check_option", "did_you_mean", "load_reference", "option_types"]
 
 _REFERENCE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\.[^\W\d]\w*)*")
 _TRUTH = {
@@ -71,6 +71,11 @@ def _hint_alone(cls: type, name: str) -> Any:
         return typing.get_type_hints(holder, globalns=vars(sys.modules[owner.__module__]))[name]
     except (NameError, AttributeError):
         return Any
+
+
+def as_truth(text: str, otherwise: Any) -> Any:
+    """Return the bool that `text` spells, or `otherwise`."""
+    return _TRUTH.get(text.strip().lower(), otherwise)
 
 
 def load_reference(reference: str) -> Any:

@@ -41,6 +41,7 @@ __all__ = [
     "pack_note",
     "pack_reply",
     "pack_surroundings",
+    "parcels_of",
     "unpack",
     "unpack_note",
     "unpack_reply",
@@ -144,6 +145,11 @@ def is_observed(packed: tuple[Any, ...]) -> bool:
     return packed[-4] is not None
 
 
+def parcels_of(packed: tuple[Any, ...]) -> tuple[_wire.Parcel, _wire.Column]:
+    """The function and the items in `packed`, as they travel."""
+    return packed[6], packed[10]
+
+
 def unpack(packed: tuple[Any, ...]) -> Envelope:
     """The envelope in `packed`.
 
@@ -208,6 +214,10 @@ def pack_reply(reply: Reply, to: tuple[Any, ...]) -> tuple[Any, ...]:
         return _wire.refusal(why)
 
     column = _wire.pack_column(reply.values, refuse, store)
+    if reply.receipts is not None:
+        from anypool._observed import complete
+
+        reply.receipts = complete(reply.receipts, column)
     rare = None
     if reply.errors or unsendable or reply.events or reply.random_used or reply.broken is not None or reply.receipts:
         rare = _pack_rare(reply, {**reply.errors, **unsendable})

@@ -51,6 +51,7 @@ FEATURES = {
     "share": "`share` gives a handle on an object for all calls",
     "seed": "`seed=` gives each item its random stream",
     "progress": "`map(progress=)`, and `anypool.report` from inside of a call",
+    "trace": "`map(trace=)`, and `report` of the executor",
     "relay": "prints, warnings and log records come home",
     "context": "context variables, filters and levels reach the call",
     "checked_arguments": "what is no function, and a chunk size below 1, is refused at once",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -39,6 +40,11 @@ def _report_until(gate: Gate, item: int) -> int:
             raise TimeoutError("nobody saw the report")
         time.sleep(0.005)
     return item
+
+
+def _tell_pid(item: int) -> tuple[int, int]:
+    time.sleep(0.001 * (item % 3))
+    return item, os.getpid()
 
 
 @clause("progress and receipts")
@@ -130,3 +136,24 @@ class SeenTests(SubjectFixtures):
         assert [each.category for each in caught] == [RuntimeWarning]
         assert "ZeroDivisionError('of the display')" in str(caught[0].message)
         assert calls == [0]
+
+    @needs("trace")
+    @pytest.mark.parametrize("chunksize", _SIZES)
+    def test_each_call_has_a_receipt(self, fresh_executor: Any, chunksize: int | None) -> None:
+        results = list(fresh_executor.map(_tell_pid, range(20), chunksize=chunksize, trace=True))
+        report = fresh_executor.report()
+        receipts = sorted(report.receipts(), key=lambda receipt: receipt.item)
+        assert [(each.item, each.worker.pid) for each in receipts] == results
+        assert all(each.seconds >= 0.001 * (each.item % 3) for each in receipts)
+        assert all(0 <= each.started <= report.seconds for each in receipts)
+        assert {(each.attempts, each.error) for each in receipts} == {(1, None)}
+        assert 0 < report.efficiency <= 1.01
+        assert sum(report.parts.values()) == pytest.approx(report.workers * report.seconds, rel=0.05)
+
+    @needs("trace", "errors")
+    def test_receipts_tell_what_failed(self, fresh_executor: Any) -> None:
+        list(fresh_executor.map(_fail_at_odd, range(9), errors="return", trace=True))
+        report = fresh_executor.report()
+        errors = {each.item: each.error for each in report.receipts()}
+        assert errors == {item: "LookupError" if item % 2 else None for item in range(9)}
+        assert (report.calls, report.failed) == (9, 4)

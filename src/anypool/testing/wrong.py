@@ -418,6 +418,17 @@ class HidesReports(Right):
         return dataclasses.replace(payload, job=dataclasses.replace(payload.job, observed=None))
 
 
+class LosesReceipts(Right):
+    """What calls cost is not told."""
+
+    name = "loses receipts"
+    caught_by = "test_each_call_has_a_receipt[4]"
+
+    def change_reply(self, reply: Reply) -> Reply:
+        reply.receipts = None
+        return reply
+
+
 class ForgetsThatItNests(Right):
     """A call that opens an executor gets what the main program would get."""
 
@@ -484,6 +495,7 @@ WRONG: tuple[type[Right], ...] = (
     LosesTheContext,
     SeedsEachChunk,
     HidesReports,
+    LosesReceipts,
     ForgetsThatItNests,
     UnpacksHandles,
     CopiesWhatIsShared,
