@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test quick lint types doctest soak faults reliability bench docs site clean
+.PHONY: demo test quick lint types doctest soak faults reliability bench performance-docs gate docs site clean
 
 demo: $(READY)
 	$(BIN)/python examples/run_all.py
@@ -52,9 +52,20 @@ site: $(READY)
 	$(BIN)/python -m pip install -q --group docs
 	$(BIN)/python -m sphinx -q -W --keep-going -n -b html docs docs/_build/html
 
+# All workloads on all peers and backends, ten minutes on a machine that does nothing else: table, record, plots, pages.
 bench: $(READY)
 	$(BIN)/python -m pip install -q --group bench
-	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/run.py --json benchmarks/records/performance.json
+	$(BIN)/python benchmarks/performance_docs.py
+
+# The pages and the plots again, from the record that is there.
+performance-docs: $(READY)
+	$(BIN)/python -m pip install -q --group bench
+	$(BIN)/python benchmarks/performance_docs.py
+
+# What a call costs, counted and not timed, against its limits; a part of `make test`.
+gate: $(READY)
+	$(BIN)/python benchmarks/gate.py
 
 # A stamp, so that a second run takes no time.
 $(READY): pyproject.toml

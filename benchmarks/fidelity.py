@@ -14,8 +14,9 @@ from functools import partial
 from statistics import median
 from typing import Any
 
+from machine import describe_machine, describe_versions, say_on_terminal
 from measure import Outcome, measure
-from report import align, describe_machine, describe_versions, figures, say_on_terminal
+from report import align, figures
 from subjects import AnypoolSubject, Subject
 from workloads import WORKLOADS, Workload
 

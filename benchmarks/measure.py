@@ -2,9 +2,9 @@
 
 ::
 
-    for each workload: its limit, then
+    for each group of workloads:
         for each round: for each subject, beginning with another one each round:
-            start ─> warm up ─> measure ─> check ─> stop
+            start ─> warm up ─> for each workload: measure ─> check ─> stop
 
 Only one subject is alive at a time: an idle cluster would cost the others time, and a pool that forks must not
 inherit the threads of another. Rounds spread what the machine does meanwhile over all subjects alike.
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import math
 import multiprocessing
 import signal
 import threading
@@ -27,18 +28,24 @@ from fresh import measure_cold, measure_import
 from subjects import Subject
 from workloads import Case, Workload, spin
 
-__all__ = ["Outcome", "measure", "some_hung"]
+__all__ = ["Outcome", "Outcomes", "measure", "measure_group", "some_hung", "warm_up"]
 
 START_LIMIT = 60.0
 RUN_LIMIT = 120.0
 STOP_LIMIT = 20.0
 """Seconds after which a subject counts as hung."""
 
-_ENOUGH = 4.0
+_ENOUGH = 1.5
 """Seconds of one round of a workload that is reported per item; what would take longer gets fewer items."""
 
 _PROBE = 0.01
 """Share of the items that tells how long all would take."""
+
+_IMPORTS = 5
+"""How often an import is measured in one round: it is short."""
+
+_AGAIN = 2.0
+"""A map that took more seconds than this is not measured again on the same pool: it cannot be the best."""
 
 
 @dataclass(kw_only=True)
@@ -58,6 +65,10 @@ class Outcome:
     items: int
     seconds: list[float] = field(default_factory=list)
     problem: str | None = None
+
+
+Outcomes = dict[str, Outcome]
+"""By the name of the subject."""
 
 
 class _HungError(Exception):
@@ -85,47 +96,107 @@ def measure(
     workers: int,
     rounds: int,
     say: Callable[[str], None] = lambda text: None,
-) -> dict[str, Outcome]:
-    """Every subject on one workload, `rounds` times, interleaved.
+) -> Outcomes:
+    """Every subject on one workload, `rounds` times, interleaved; the parameters are those of `measure_group`."""
+    return measure_group([(work, case)], makers, workers=workers, rounds=rounds, say=say)[work.name]
+
+
+def measure_group(
+    works: Sequence[tuple[Workload, Case]],
+    makers: Mapping[str, Callable[[], Subject]],
+    *,
+    workers: int,
+    rounds: int,
+    seconds: float = math.inf,
+    is_wanted: Callable[[Workload, str, Outcomes], bool] = lambda work, name, outcomes: True,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Outcomes]:
+    """Every subject on some workloads, `rounds` times, interleaved; outcomes by the name of the workload.
 
     Parameters
     ----------
+    works : sequence of (Workload, Case)
+        What is measured one after the other on the same pool.
     makers : mapping of str to callable
         How to make each subject, by name; a new one is made for each round.
+    seconds : float
+        No round is begun that would end later, as far as the one before it tells.
+    is_wanted : callable
+        ``is_wanted(work, name, outcomes)``: whether to measure that subject, after what the rounds so far have shown.
     say : callable
         Told who is being measured.
     """
-    outcomes = {name: Outcome(items=len(case.items)) for name in makers}
+    found: dict[str, Outcomes] = {
+        work.name: {name: Outcome(items=len(case.items)) for name in makers} for work, case in works
+    }
     names = list(makers)
+    began = time.monotonic()
     for number in range(rounds):
+        started = time.monotonic()
         shift = number % max(1, len(names))
         for name in names[shift:] + names[:shift]:
-            outcome = outcomes[name]
-            if outcome.problem is None:
-                say(f"{work.name}, round {number + 1} of {rounds}: {name}")
-                _measure_once(work, case, name, makers[name](), outcome, workers)
-    return outcomes
+            left = [
+                (work, case, found[work.name][name])
+                for work, case in works
+                if found[work.name][name].problem is None and is_wanted(work, name, found[work.name])
+            ]
+            while left:
+                say(f"round {number + 1} of {rounds}, {left[0][0].name} and on: {name}")
+                left = left[_measure_until_trouble(name, makers[name], left, workers) :]
+        now = time.monotonic()
+        if now + (now - started) > began + seconds:
+            break
+    return found
 
 
-def _measure_once(work: Workload, case: Case, name: str, subject: Subject, outcome: Outcome, workers: int) -> None:
+def _measure_until_trouble(
+    name: str, make: Callable[[], Subject], works: Sequence[tuple[Workload, Case, Outcome]], workers: int
+) -> int:
+    """Measure one workload after the other on one pool, up to the first in which something goes wrong; how many."""
     gc.collect()
+    count = 0
     try:
-        if work.kind == "import":
-            outcome.seconds.append(measure_import(subject.modules, RUN_LIMIT))
-        elif work.kind == "cold":
-            outcome.seconds.append(measure_cold(name, workers, len(case.items), RUN_LIMIT))
-        else:
-            with _running(subject, workers):
-                _measure_here(work, case, subject, outcome, workers)
+        if works[0][0].group == "fresh":
+            count = 1
+            _measure_fresh(name, *works[0], workers)
+            return count
+        subject = make()
+        with _running(subject, workers):
+            seen: dict[int, float] = {}
+            for work, case, outcome in works:
+                count += 1
+                if work.kind == "again" and seen.get(id(case.fn), 0.0) > _AGAIN:
+                    outcome.problem = f"left out: the first map took {seen[id(case.fn)]:.0f} s"
+                    continue
+                _measure_here(work, case, subject, outcome, workers, is_first=id(case.fn) not in seen)
+                seen[id(case.fn)] = outcome.seconds[-1]
     except _HungError as exc:
-        outcome.problem = f"hung: {exc}"
+        problem = f"hung: {exc}"
         _hung.append(name)
     except TimeoutError as exc:
-        outcome.problem = f"hung: {exc}"
+        problem = f"hung: {exc}"
     except _WrongError:
-        outcome.problem = "wrong"
+        problem = "wrong"
     except Exception as exc:  # a peer that fails is a result
-        outcome.problem = f"{type(exc).__name__}: {str(exc).splitlines()[0] if str(exc) else ''}"
+        problem = f"{type(exc).__name__}: {str(exc).splitlines()[0] if str(exc) else ''}"
+    else:
+        return count
+    if count == 0:  # it did not start, and would not for the next workload
+        for _, _, outcome in works:
+            outcome.problem = problem
+        return len(works)
+    works[count - 1][2].problem = problem
+    return count
+
+
+def _measure_fresh(name: str, work: Workload, case: Case, outcome: Outcome, workers: int) -> None:
+    if work.kind == "import":
+        from subjects import make_subject
+
+        modules = make_subject(name).modules
+        outcome.seconds.append(median(measure_import(modules, RUN_LIMIT) for _ in range(_IMPORTS)))
+    else:
+        outcome.seconds.append(measure_cold(name, workers, len(case.items), RUN_LIMIT))
 
 
 @contextlib.contextmanager
@@ -134,6 +205,8 @@ def _running(subject: Subject, workers: int) -> Iterator[None]:
         with _bounded(START_LIMIT, "to start"):
             subject.start(workers)
         try:
+            with _bounded(START_LIMIT, "for the first map"):
+                warm_up(subject, workers)
             yield
         finally:
             with _bounded(STOP_LIMIT, "to stop"):
@@ -144,15 +217,23 @@ def _running(subject: Subject, workers: int) -> Iterator[None]:
         raise
 
 
-def _measure_here(work: Workload, case: Case, subject: Subject, outcome: Outcome, workers: int) -> None:
-    with _bounded(START_LIMIT, "for the first map"):
-        # Long enough that every worker gets one; each other than the next, and than any item measured.
-        subject.map(spin, [0.003 + 1e-6 * index for index in range(4 * workers)])
-    run = _time_map if work.kind == "map" else _time_calls
+def warm_up(subject: Subject, workers: int) -> None:
+    """Have every worker up, by calls of which every worker gets one."""
+    # Each other than the next, and than any item measured.
+    subject.map(spin, [0.003 + 1e-6 * index for index in range(4 * workers)])
+
+
+def _measure_here(
+    work: Workload, case: Case, subject: Subject, outcome: Outcome, workers: int, *, is_first: bool
+) -> None:
+    run = _time_calls if work.kind == "call" else _time_map
+    if work.kind == "again" and is_first:
+        with _bounded(RUN_LIMIT, "for the map before"):
+            subject.map(case.fn, case.items)
     if work.is_per_item and not outcome.seconds:
         outcome.items = _affordable(run, case, subject)
     items = case.items[: outcome.items]
-    with _bounded(RUN_LIMIT, "for the map" if work.kind == "map" else "for the calls"):
+    with _bounded(RUN_LIMIT, "for the calls" if work.kind == "call" else "for the map"):
         seconds, results = run(subject, case, items)
     if not _is_right(case, results, items):
         raise _WrongError

@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
 from measure import Outcome
-from subjects import Subject
+from subject import Subject
 from workloads import Workload
 
-__all__ = [
-    "Row",
-    "WorkReport",
-    "align",
-    "describe_machine",
-    "describe_versions",
-    "figures",
-    "heading",
-    "make_report",
-    "record",
-    "say_on_terminal",
-    "text",
-]
+__all__ = ["Row", "WorkReport", "align", "best_of", "figures", "heading", "make_report", "record", "text"]
 
-Role = Literal["peer", "raw", "anypool"]
+Role = Literal["peer", "raw", "bare", "anypool"]
 
 NOTES = """\
 Peers with their defaults; rounds interleaved; one subject alive at a time; each result checked.
 spread: largest less smallest, by the median. limit: measured here without a pool. best: by the best peer whose calls
 run in the same place (threads or processes). raw: by the native pool below that backend, used without anypool.
-*: fewer items, because all would take too long."""
+*: fewer items, because all would take too long. once: measured in one round, because it is far from the best."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,8 +75,8 @@ def make_report(
     outcomes: Mapping[str, Outcome],
     subjects: Mapping[str, Subject],
     *,
-    peers: Collection[str],
-    raw_of: Mapping[str, str],
+    roles: Mapping[str, Role],
+    raw_of: Mapping[str, Collection[str]],
 ) -> WorkReport:
     """The figures of one workload in its unit.
 
@@ -102,10 +86,10 @@ def make_report(
         How many the whole workload has.
     limit_seconds : float or None
         For all of them.
-    peers : collection of str
-        Which of the subjects are peers.
-    raw_of : mapping of str to str
-        The native pool of each subject of anypool.
+    roles : mapping of str to str
+        What each subject is.
+    raw_of : mapping of str to collection of str
+        The native pools below each subject of anypool; the best of them counts.
     """
     values = {
         name: [_in_unit(work, seconds, outcome.items) for seconds in outcome.seconds]
@@ -113,16 +97,21 @@ def make_report(
     }
     limit = None if limit_seconds is None else _in_unit(work, limit_seconds, items)
     medians = {name: median(each) for name, each in values.items() if each and not outcomes[name].problem}
-    best = _best_peers(medians, subjects, peers)
+    peers = [name for name in outcomes if roles[name] == "peer"]
+    best = {
+        place: name
+        for place in {subjects[name].place for name in peers}
+        if (name := best_of([each for each in peers if subjects[each].place == place], medians)) is not None
+    }
     rows = []
     for name, outcome in outcomes.items():
         place, mine = subjects[name].place, medians.get(name)
-        role: Role = "anypool" if name in raw_of else "peer" if name in peers else "raw"
+        raw = best_of(raw_of.get(name, ()), medians)
         own = values[name] if mine is not None else []
         rows.append(
             Row(
                 subject=name,
-                role=role,
+                role=roles[name],
                 place=place,
                 items=outcome.items,
                 values=tuple(values[name]),
@@ -131,7 +120,7 @@ def make_report(
                 spread=(max(own) - min(own)) / mine if mine else None,
                 over_limit=_ratio(mine, limit),
                 over_best_peer=_ratio(mine, medians.get(best.get(place, ""))),
-                over_raw=_ratio(mine, medians.get(raw_of.get(name, ""))),
+                over_raw=None if raw is None else _ratio(mine, medians[raw]),
                 problem=outcome.problem,
             )
         )
@@ -146,55 +135,17 @@ def make_report(
     )
 
 
+def best_of(names: Collection[str], values: Mapping[str, float]) -> str | None:
+    """The name with the least value; None if none has one."""
+    return min((name for name in names if name in values), key=lambda name: values[name], default=None)
+
+
 def _in_unit(work: Workload, seconds: float, items: int) -> float:
     return seconds * work.factor / (max(1, items) if work.is_per_item else 1)
 
 
 def _ratio(value: float | None, base: float | None) -> float | None:
     return None if value is None or not base else value / base
-
-
-def _best_peers(
-    medians: Mapping[str, float], subjects: Mapping[str, Subject], peers: Collection[str]
-) -> dict[str, str]:
-    """The name of the best peer in each place."""
-    best: dict[str, str] = {}
-    for name in peers:
-        place = subjects[name].place
-        if name in medians and (place not in best or medians[name] < medians[best[place]]):
-            best[place] = name
-    return best
-
-
-# --- the machine --------------------------------------------------------------------------------------
-
-
-def describe_machine() -> dict[str, Any]:
-    """What the figures depend on; no name of the host."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "cpus": usable,
-        "cpu": _cpu_model(),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-    }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or platform.machine()
-    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(models, platform.machine())
-
-
-def describe_versions(subjects: Iterable[Subject]) -> dict[str, str]:
-    """The versions of the libraries of all subjects."""
-    found: dict[str, str] = {}
-    for subject in subjects:
-        found.update(subject.versions())
-    return dict(sorted(found.items()))
 
 
 # --- text and record ----------------------------------------------------------------------------------
@@ -223,7 +174,7 @@ def heading(
 ) -> str:
     """Machine, versions, and what is not measured."""
     lines = [
-        f"{machine['cpus']} CPUs ({machine['cpu']}), {machine['system']}, {machine['python']}",
+        f"{machine['cpus']} CPUs ({machine['cpu']}), {machine['system']}, {machine['python']}, load {machine['load']}",
         ", ".join(f"{name} {number}" for name, number in versions.items()),
         ", ".join(f"{name} {value}" for name, value in settings.items()),
         *(f"left out: {name}: {why}" for name, why in left_out.items()),
@@ -238,12 +189,13 @@ def text(report: WorkReport) -> str:
     limit = "none" if report.limit is None else f"{figures(report.limit)} {report.unit}"
     title = f"{report.name}: {report.description} [{report.unit}; limit {limit}]"
     header = ["subject", "median", "min", "spread", "/limit", "/best", "/raw", ""]
+    rounds = max(len(row.values) for row in report.rows) if report.rows else 0
     rows = [
         [
             row.subject + ("*" if row.items < report.items else ""),
             figures(row.median),
             figures(row.minimum),
-            "" if row.spread is None else f"{row.spread:.0%}",
+            _shown_spread(row, rounds),
             _times(row.over_limit),
             _times(row.over_best_peer),
             _times(row.over_raw),
@@ -252,6 +204,12 @@ def text(report: WorkReport) -> str:
         for row in report.rows
     ]
     return "\n".join([title, align([header, *rows])])
+
+
+def _shown_spread(row: Row, rounds: int) -> str:
+    if row.spread is None:
+        return ""
+    return "once" if len(row.values) == 1 < rounds else f"{row.spread:.0%}"
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:
@@ -273,10 +231,3 @@ def figures(value: float | None) -> str:
 
 def _times(ratio: float | None) -> str:
     return "" if ratio is None else f"{ratio:.2f}x"
-
-
-def say_on_terminal(line: str) -> None:
-    """Show progress where a person watches, and leave files clean."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{line}")
-        sys.stderr.flush()

@@ -2,8 +2,8 @@
 
 ::
 
-    python benchmarks/run.py                                      all, which takes half an hour
-    python benchmarks/run.py --work tiny,latency --on processes --peers stdlib-pool,loky
+    python benchmarks/run.py                                      all, which takes ten minutes
+    python benchmarks/run.py --work tiny,latency --on processes --peers stdlib-pool,loky --sweeps none
     python benchmarks/run.py --quick --json record.json           a sign of life; its figures mean nothing
 """
 
@@ -14,89 +14,132 @@ import importlib.util
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import goals
 import report
-from measure import measure, some_hung
-from subjects import BACKENDS, PEERS, RAW, Subject, anypool_subjects
+import scale
+from field import Field, choose
+from machine import describe_machine, describe_versions, say_on_terminal
+from measure import measure_group, some_hung
+from memory import measure_endless
+from subjects import BACKENDS, PEERS
+from sweeps import SWEEPS, measure_sweep
 from workloads import WORKLOADS, Workload
 
 WORKERS = 2
 
+_MINUTES = {"calls": 3.5, "data": 2.5, "fresh": 0.8}
+"""Of each group of workloads; a round that would end later is not begun, but the first one is."""
+
+_SWEEP_SECONDS = 30.0
+"""Of each sweep, likewise."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure what the command line asks for, and print it."""
+    started = time.monotonic()
     options = _parser().parse_args(arguments)
     if options.rounds is None:
         options.rounds = 1 if options.quick else 5
-    makers, raw_of, left_out = _choose(options.on, options.peers)
-    peers = [name for name in options.peers if name in makers]
-    subjects = {name: make() for name, make in makers.items()}
-    machine, versions = report.describe_machine(), report.describe_versions(subjects.values())
+    field = choose(options.on, options.peers)
+    machine = describe_machine()
+    versions = describe_versions(make() for make in field.makers.values())
     settings = {"workers": WORKERS, "rounds": options.rounds, "quick": options.quick}
-    print(report.heading(machine, versions, settings, left_out))
-    reports = []
-    for work in (WORKLOADS[name] for name in options.work):
-        if importlib.util.find_spec(work.needs) is None:
-            left_out[f"workload {work.name}"] = f"{work.needs} is not installed"
-            print(f"\n{work.name}: left out: {work.needs} is not installed")
-            continue
-        done = _measure(work, makers, subjects, peers, raw_of, quick=options.quick, rounds=options.rounds)
-        reports.append(done)
-        print(f"\n{report.text(done)}", flush=True)
-    if options.json is not None:
-        everything = report.record(reports, machine=machine, versions=versions, settings=settings, left_out=left_out)
-        options.json.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
+    works = _works(options.work, field.left_out)
+    print(report.heading(machine, versions, settings, field.left_out), flush=True)
+    record = report.record([], machine=machine, versions=versions, settings=settings, left_out=field.left_out)
+    for _ in _steps(record, works, field, options):
+        record["minutes"] = round((time.monotonic() - started) / 60, 1)
+        if options.json is not None:  # after each step: what was measured is not lost if the run is ended
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(f"\nwhat it must reach\n{goals.text(goals.judge(record))}\n\n{record['minutes']} minutes")
     if some_hung():  # its threads are not daemons, and the end of the interpreter would wait for them
         sys.stdout.flush()
         os._exit(1)
 
 
+def _steps(
+    record: dict[str, Any], works: Sequence[Workload], field: Field, options: argparse.Namespace
+) -> Iterator[None]:
+    """Add to the record, step by step."""
+    record |= {"sweeps": {}, "endless": []}
+    for group, minutes in _MINUTES.items():
+        chosen = [work for work in works if work.group == group]
+        found = _measure(chosen, field, quick=options.quick, rounds=options.rounds, seconds=60 * minutes)
+        record["works"] += [asdict(each) for each in found]
+        yield
+    for name in options.sweeps:
+        record["sweeps"][name] = _sweep(name, field, quick=options.quick)
+        yield
+    for backend in options.on if options.endless else ():
+        if f"anypool/{backend}" in field.makers:
+            say_on_terminal(f"endless input: {backend}")
+            record["endless"].append(measure_endless(f"anypool/{backend}", WORKERS, quick=options.quick))
+            yield
+    if options.scale:
+        record["scale"] = scale.measure_scale(quick=options.quick, say=say_on_terminal)
+        say_on_terminal("")
+        print(f"\n{scale.text(record['scale'])}", flush=True)
+    yield
+
+
+def _works(names: Iterable[str], left_out: dict[str, str]) -> list[Workload]:
+    """The workloads of these names that can be measured here."""
+    works = []
+    for work in (WORKLOADS[name] for name in names):
+        if importlib.util.find_spec(work.needs) is None:
+            left_out[f"workload {work.name}"] = f"{work.needs} is not installed"
+        else:
+            works.append(work)
+    return works
+
+
 def _measure(
-    work: Workload,
-    makers: dict[str, Callable[[], Subject]],
-    subjects: dict[str, Subject],
-    peers: Sequence[str],
-    raw_of: dict[str, str],
-    *,
-    quick: bool,
-    rounds: int,
-) -> report.WorkReport:
-    case = work.build(work.quick if quick else work.full)
-    limit = case.limit(WORKERS, case.items)
-    able = {name: make for name, make in makers.items() if work.kind != "import" or subjects[name].modules}
-    outcomes = measure(work, case, able, workers=WORKERS, rounds=rounds, say=report.say_on_terminal)
-    report.say_on_terminal("")
-    return report.make_report(
-        work,
-        len(case.items),
-        limit,
-        outcomes,
-        subjects,
-        peers=[name for name in peers if name in able],
-        raw_of={name: raw for name, raw in raw_of.items() if name in able},
+    works: Sequence[Workload], field: Field, *, quick: bool, rounds: int, seconds: float
+) -> list[report.WorkReport]:
+    """One group of workloads; each is printed."""
+    cases = [(work, work.build(work.quick if quick else work.full)) for work in works]
+    limits = [case.limit(WORKERS, case.items) for _, case in cases]
+    found = measure_group(
+        cases,
+        field.makers,
+        workers=WORKERS,
+        rounds=rounds,
+        seconds=seconds,
+        is_wanted=field.is_wanted,
+        say=say_on_terminal,
     )
+    say_on_terminal("")
+    reports = []
+    for (work, case), limit in zip(cases, limits, strict=True):
+        outcomes = {name: each for name, each in found[work.name].items() if each.seconds or each.problem}
+        done = report.make_report(
+            work, len(case.items), limit, outcomes, field.subjects, roles=field.roles, raw_of=field.raw_of
+        )
+        reports.append(done)
+        print(f"\n{report.text(done)}", flush=True)
+    return reports
 
 
-def _choose(
-    backends: Iterable[str], peers: Iterable[str]
-) -> tuple[dict[str, Callable[[], Subject]], dict[str, str], dict[str, str]]:
-    """How to make each subject that is installed, the native pool of each of anypool's, and why others are not here."""
-    makers: dict[str, Callable[[], Subject]] = {name: PEERS[name] for name in peers}
-    raw_of = {}
-    for backend in backends:
-        raw = RAW[backend]
-        makers.setdefault(raw.name, raw)
-        raw_of[f"anypool/{backend}"] = raw.name
-    makers.update(anypool_subjects(backends))
-    left_out = {}
-    for name, make in list(makers.items()):
-        missing = make().missing()
-        if missing is not None:
-            left_out[name] = f"{missing} is not installed"
-            del makers[name]
-    return makers, {name: raw for name, raw in raw_of.items() if name in makers}, left_out
+def _sweep(name: str, field: Field, *, quick: bool) -> dict[str, Any]:
+    sweep = SWEEPS[name]
+    done = measure_sweep(
+        sweep,
+        field.only(sweep.subjects),
+        workers=WORKERS,
+        quick=quick,
+        seconds=_SWEEP_SECONDS,
+        say=say_on_terminal,
+    )
+    say_on_terminal("")
+    print(f"\n{done.text()}", flush=True)
+    return done.as_json()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -109,7 +152,12 @@ def _parser() -> argparse.ArgumentParser:
         "--on", type=_names(BACKENDS), default=list(BACKENDS), help=f"of {', '.join(BACKENDS)}, or none"
     )
     parser.add_argument("--peers", type=_names(PEERS), default=list(PEERS), help=f"of {', '.join(PEERS)}, or none")
-    parser.add_argument("--rounds", type=int, default=None, help="default: 5; with --quick 1")
+    parser.add_argument("--sweeps", type=_names(SWEEPS), default=list(SWEEPS), help=f"of {', '.join(SWEEPS)}, or none")
+    parser.add_argument(
+        "--endless", action=argparse.BooleanOptionalAction, default=True, help="memory of an endless input"
+    )
+    parser.add_argument("--scale", action=argparse.BooleanOptionalAction, default=True, help="what one caller can feed")
+    parser.add_argument("--rounds", type=int, default=None, help="at most; default: 5; with --quick 1")
     parser.add_argument("--quick", action="store_true", help="small inputs: a sign of life")
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the record there, too")
     return parser

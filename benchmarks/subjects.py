@@ -1,88 +1,29 @@
-"""Who is measured: peers with their defaults, the native pools that anypool runs on, and anypool on each of them.
-
-A subject is started, maps, calls once, and is stopped. The class says what it needs to be installed.
-"""
+"""Who is measured: peers with their defaults, the native pools that anypool runs on, and anypool on each of them."""
 
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
-__all__ = ["PEERS", "RAW", "AnypoolSubject", "Subject", "anypool_subjects", "make_subject"]
+import peers
+from subject import RUNNING, FuturesSubject, Subject, is_installed
+
+__all__ = ["BACKENDS", "PEERS", "RAW", "AnypoolSubject", "Bare", "Subject", "anypool_subjects", "make_subject"]
 
 BACKENDS = ("serial", "threads", "processes", "loky", "joblib", "dask")
 """The backends of anypool that are measured unless the command line says which."""
 
 
-class Subject:
-    """One pool, as its documentation says to use it.
-
-    Attributes
-    ----------
-    name : str
-        Of the command line and the report.
-    place : {"caller", "threads", "processes"}
-        Where its calls run. Subjects are compared with peers of the same place.
-    modules : tuple of str
-        What a program that uses it imports; the workload *import* measures these.
-    distributions : tuple of str
-        Whose versions are reported.
-    """
-
-    name: ClassVar[str] = ""
-    place: ClassVar[Literal["caller", "threads", "processes"]] = "processes"
-    modules: ClassVar[tuple[str, ...]] = ()
-    distributions: ClassVar[tuple[str, ...]] = ()
-
-    def start(self, workers: int) -> None:
-        """Start the pool."""
-        raise NotImplementedError
-
-    def map(self, fn: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-        """All results of one map, in order."""
-        raise NotImplementedError
-
-    def call(self, fn: Callable[[Any], Any], item: Any) -> Any:
-        """The result of one call."""
-        raise NotImplementedError
-
-    def stop(self) -> None:
-        """Stop the pool."""
-
-    def load(self) -> None:
-        """Import all that starting it would import."""
-        for module in self.modules:
-            importlib.import_module(module)
-
-    def missing(self) -> str | None:
-        """The module without which it cannot be measured; None if all are here."""
-        return next((name for name in self.modules if not _is_installed(name)), None)
-
-    def versions(self) -> dict[str, str]:
-        """The versions of its libraries."""
-        from importlib.metadata import version
-
-        return {name: version(name) for name in self.distributions}
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of a parent package
-        return False
-
-
-# --- the standard library -----------------------------------------------------------------------------
+# --- no pool ------------------------------------------------------------------------------------------
 
 
 class Loop(Subject):
     """No pool: the loop that `serial` stands for."""
 
     name = "loop"
+    kinds = RUNNING
     place = "caller"
 
     def start(self, workers: int) -> None:
@@ -95,243 +36,79 @@ class Loop(Subject):
         return fn(item)
 
 
-class StdlibPool(Subject):
-    """`multiprocessing.Pool`."""
+class Bare(Subject):
+    """No pool either: processes with a pipe each, that share the items out evenly beforehand, knowing their lengths.
 
-    name = "stdlib-pool"
-    modules = ("multiprocessing", "multiprocessing.pool")
+    What a pool cannot know: so it is reported as a limit that was reached, and is nobody's peer.
+    """
+
+    name = "bare-processes"
+    modules = ("multiprocessing",)
+    kinds = frozenset({"map"})
 
     def start(self, workers: int) -> None:
-        from multiprocessing import Pool
+        from multiprocessing import get_context
 
-        self._pool = Pool(workers)
+        context = get_context("fork")
+        self._pipes, self._processes = [], []
+        for _ in range(workers):
+            here, there = context.Pipe()
+            process = context.Process(target=_serve, args=(there,))
+            process.start()
+            there.close()
+            self._pipes.append(here)
+            self._processes.append(process)
 
     def map(self, fn: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-        return self._pool.map(fn, items)
+        shares = _shares(list(items), len(self._pipes))
+        for pipe, share in zip(self._pipes, shares, strict=True):
+            pipe.send((fn, [item for _, item in share]))
+        results: list[Any] = [None] * sum(map(len, shares))
+        for pipe, share in zip(self._pipes, shares, strict=True):
+            for (index, _), result in zip(share, pipe.recv(), strict=True):
+                results[index] = result
+        return results
 
     def call(self, fn: Callable[[Any], Any], item: Any) -> Any:
-        return self._pool.apply(fn, (item,))
+        self._pipes[0].send((fn, [item]))
+        return self._pipes[0].recv()[0]
 
     def stop(self) -> None:
-        self._pool.terminate()
-        self._pool.join()
-
-
-class _FuturesSubject(Subject):
-    """A `concurrent.futures.Executor` in `_executor`."""
-
-    _executor: Any
-
-    def map(self, fn: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-        return list(self._executor.map(fn, items))
-
-    def call(self, fn: Callable[[Any], Any], item: Any) -> Any:
-        return self._executor.submit(fn, item).result()
-
-    def stop(self) -> None:
-        self._executor.shutdown()
-
-
-class StdlibExecutor(_FuturesSubject):
-    """`concurrent.futures.ProcessPoolExecutor`."""
-
-    name = "stdlib-executor"
-    modules = ("concurrent.futures.process",)
-
-    def start(self, workers: int) -> None:
-        from concurrent.futures import ProcessPoolExecutor
-
-        self._executor = ProcessPoolExecutor(workers)
-
-
-class StdlibThreads(_FuturesSubject):
-    """`concurrent.futures.ThreadPoolExecutor`."""
-
-    name = "stdlib-threads"
-    place = "threads"
-    modules = ("concurrent.futures.thread",)
-
-    def start(self, workers: int) -> None:
-        from concurrent.futures import ThreadPoolExecutor
-
-        self._executor = ThreadPoolExecutor(workers)
-
-
-# --- peers --------------------------------------------------------------------------------------------
-
-
-class LokyPeer(_FuturesSubject):
-    """`loky.ProcessPoolExecutor`."""
-
-    name = "loky"
-    modules = ("loky",)
-    distributions = ("loky",)
-
-    def start(self, workers: int) -> None:
-        from loky import ProcessPoolExecutor
-
-        self._executor = ProcessPoolExecutor(workers)
-
-
-class JoblibPeer(Subject):
-    """`joblib.Parallel`, kept open between maps."""
-
-    name = "joblib"
-    modules = ("joblib",)
-    distributions = ("joblib",)
-    backend: ClassVar[str] = "loky"
-
-    def start(self, workers: int) -> None:
-        from joblib import Parallel
-
-        self._parallel = Parallel(n_jobs=workers, backend=self.backend)
-        self._parallel.__enter__()
-
-    def map(self, fn: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-        from joblib import delayed
-
-        return list(self._parallel(delayed(fn)(item) for item in items))
-
-    def call(self, fn: Callable[[Any], Any], item: Any) -> Any:
-        return self.map(fn, [item])[0]
-
-    def stop(self) -> None:
-        # joblib keeps loky's workers for the next Parallel, and has no public way to end them; but the next start
-        # must be one, and nobody else may be measured beside them.
-        workers = getattr(self._parallel._backend, "_workers", None)
-        self._parallel.__exit__(None, None, None)
-        if self.backend == "loky" and workers is not None:
-            workers.terminate(kill_workers=True)
-
-
-class JoblibPoolPeer(JoblibPeer):
-    """`joblib.Parallel` on its pool of `multiprocessing`."""
-
-    name = "joblib-mp"
-    backend = "multiprocessing"
-
-
-class MpirePeer(Subject):
-    """`mpire.WorkerPool`."""
-
-    name = "mpire"
-    modules = ("mpire",)
-    distributions = ("mpire",)
-
-    def start(self, workers: int) -> None:
-        from mpire import WorkerPool  # type: ignore[attr-defined, unused-ignore]
-
-        self._pool = WorkerPool(n_jobs=workers)
-
-    def map(self, fn: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-        return list(self._pool.map(fn, items))
-
-    def call(self, fn: Callable[[Any], Any], item: Any) -> Any:
-        return self._pool.apply(fn, (item,))
-
-    def stop(self) -> None:
-        self._pool.stop_and_join()
-        self._pool.terminate()
-
-
-class PebblePeer(Subject):
-    """`pebble.ProcessPool`."""
-
-    name = "pebble"
-    modules = ("pebble",)
-    distributions = ("Pebble",)
-
-    def start(self, workers: int) -> None:
-        from pebble import ProcessPool
-
-        self._pool: Any = ProcessPool(max_workers=workers)
-
-    def map(self, fn: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-        return list(self._pool.map(fn, items).result())
-
-    def call(self, fn: Callable[[Any], Any], item: Any) -> Any:
-        return self._pool.schedule(fn, args=(item,)).result()
-
-    def stop(self) -> None:
-        self._pool.stop()
-        self._pool.join()
-
-
-class DaskPeer(Subject):
-    """Dask's own `Client.map` and `submit`, on a cluster of processes."""
-
-    name = "dask"
-    modules = ("distributed",)
-    distributions = ("distributed", "dask")
-
-    def start(self, workers: int) -> None:
-        from distributed import Client
-
-        # One thread each, as for every other subject; no dashboard, which would need a free port.
-        make: Any = Client
-        self._client: Any = make(n_workers=workers, threads_per_worker=1, dashboard_address=None)
-
-    def map(self, fn: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-        with warnings.catch_warnings():  # it advises to scatter large functions
-            warnings.simplefilter("ignore")
-            return list(self._client.gather(self._client.map(fn, list(items))))
-
-    def call(self, fn: Callable[[Any], Any], item: Any) -> Any:
-        return self._client.submit(fn, item).result()
-
-    def stop(self) -> None:
-        cluster = self._client.cluster
-        self._client.close()
-        if cluster is not None:
-            cluster.close()
-
-
-class DaskExecutorPeer(DaskPeer):
-    """`Client.get_executor()`, Dask as an executor."""
-
-    name = "dask-executor"
-
-    def start(self, workers: int) -> None:
-        super().start(workers)
-        self._executor = self._client.get_executor()
-
-    def map(self, fn: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return list(self._executor.map(fn, items))
-
-    def call(self, fn: Callable[[Any], Any], item: Any) -> Any:
-        return self._executor.submit(fn, item).result()
-
-    def stop(self) -> None:
-        self._executor.shutdown()
-        super().stop()
-
-
-class RayPeer(Subject):
-    """`ray.util.multiprocessing.Pool`."""
-
-    name = "ray"
-    modules = ("ray", "ray.util.multiprocessing")
-    distributions = ("ray",)
-
-    def start(self, workers: int) -> None:
-        from ray.util.multiprocessing import Pool
-
-        self._pool = Pool(workers)
-
-    def map(self, fn: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
-        return list(self._pool.map(fn, items))
-
-    def call(self, fn: Callable[[Any], Any], item: Any) -> Any:
-        return self._pool.apply(fn, (item,))
-
-    def stop(self) -> None:
-        import ray
-
-        self._pool.terminate()
-        self._pool.join()
-        ray.shutdown()
+        for pipe in self._pipes:
+            pipe.close()
+        for process in self._processes:
+            process.terminate()
+            process.join()
+
+
+def _serve(pipe: Any) -> None:
+    while True:
+        fn, items = pipe.recv()
+        pipe.send(list(map(fn, items)))
+
+
+def _shares(items: list[Any], count: int) -> list[list[tuple[int, Any]]]:
+    """The items with their indexes: the longest first to whom has least, where an item is its length in seconds."""
+    numbered = list(enumerate(items))
+    if not all(isinstance(item, float) for item in items):
+        return [numbered[first::count] for first in range(count)]
+    shares: list[list[tuple[int, Any]]] = [[] for _ in range(count)]
+    loads = [0.0] * count
+    for index, item in sorted(numbered, key=lambda pair: -pair[1]):
+        least = loads.index(min(loads))
+        shares[least].append((index, item))
+        loads[least] += item
+    return shares
+
+
+class Imported(Subject):
+    """Nothing but modules, for what an import costs."""
+
+    kinds = frozenset({"import"})
+
+    def __init__(self, *modules: str) -> None:
+        self.modules = modules  # type: ignore[misc]
+        self.name = f"import {modules[0]}"  # type: ignore[misc]
 
 
 # --- native pools that no other library offers --------------------------------------------------------
@@ -343,6 +120,7 @@ class LocalPoolRaw(Subject):
     name = "local-pool"
     modules = ("anypool", "anypool._pool")
     distributions = ("anypool",)
+    kinds = RUNNING
 
     def start(self, workers: int) -> None:
         from anypool.backends.processes import Processes
@@ -364,10 +142,11 @@ class LocalPoolRaw(Subject):
 # --- anypool ------------------------------------------------------------------------------------------
 
 
-class AnypoolSubject(_FuturesSubject):
+class AnypoolSubject(FuturesSubject):
     """anypool on one backend, with the settings given and the defaults for all else."""
 
     distributions = ("anypool",)
+    kinds = RUNNING
     _PLACES: ClassVar[dict[str, Literal["caller", "threads", "processes"]]] = {
         "serial": "caller",
         "threads": "threads",
@@ -384,7 +163,7 @@ class AnypoolSubject(_FuturesSubject):
 
     def missing(self) -> str | None:
         needed = self._REQUIRES.get(self.backend)
-        return super().missing() or (needed if needed and not _is_installed(needed) else None)
+        return super().missing() or (needed if needed and not is_installed(needed) else None)
 
     def load(self) -> None:
         super().load()
@@ -400,30 +179,34 @@ class AnypoolSubject(_FuturesSubject):
 PEERS: dict[str, type[Subject]] = {
     each.name: each
     for each in (
-        StdlibPool,
-        StdlibExecutor,
-        StdlibThreads,
-        LokyPeer,
-        JoblibPeer,
-        JoblibPoolPeer,
-        MpirePeer,
-        PebblePeer,
-        DaskPeer,
-        DaskExecutorPeer,
-        RayPeer,
+        peers.StdlibPool,
+        peers.StdlibExecutor,
+        peers.StdlibThreads,
+        peers.LokyPeer,
+        peers.JoblibPeer,
+        peers.JoblibPoolPeer,
+        peers.MpirePeer,
+        peers.PebblePeer,
+        peers.DaskPeer,
+        peers.DaskExecutorPeer,
+        peers.RayPeer,
     )
 }
 """The peers by name."""
 
-RAW: dict[str, type[Subject]] = {
-    "serial": Loop,
-    "threads": StdlibThreads,
-    "processes": LocalPoolRaw,
-    "loky": LokyPeer,
-    "joblib": JoblibPeer,
-    "dask": DaskExecutorPeer,
+RAW: dict[str, tuple[type[Subject], ...]] = {
+    "serial": (Loop,),
+    "threads": (peers.StdlibThreads,),
+    # No other library offers the local pool; what starts its workers in the same way is the standard library's.
+    "processes": (LocalPoolRaw, peers.StdlibForkserver),
+    "loky": (peers.LokyPeer,),
+    "joblib": (peers.JoblibPeer,),
+    "dask": (peers.DaskPeer, peers.DaskExecutorPeer),
 }
-"""What runs below each backend of anypool, used without it."""
+"""What runs below each backend of anypool, used without it; the best of them counts."""
+
+IMPORTS = {each.name: each for each in (Imported("concurrent.futures"), Imported("anypool"))}
+"""What only the workload *import* measures."""
 
 
 def anypool_subjects(backends: Iterable[str]) -> dict[str, Callable[[], Subject]]:
@@ -432,8 +215,10 @@ def anypool_subjects(backends: Iterable[str]) -> dict[str, Callable[[], Subject]
 
 
 def make_subject(name: str) -> Subject:
-    """The subject of that name: a peer, a native pool, or ``anypool/<backend>``."""
+    """The subject of that name: a peer, a native pool, ``anypool/<backend>``, or ``import <module>``."""
     if name.startswith("anypool/"):
         return AnypoolSubject(name.removeprefix("anypool/"))
-    native = {each.name: each for each in RAW.values()}
-    return {**native, **PEERS}[name]()
+    if name in IMPORTS:
+        return IMPORTS[name]
+    known: Sequence[type[Subject]] = (Bare, *PEERS.values(), *(each for row in RAW.values() for each in row))
+    return next(each for each in known if each.name == name)()
