@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test quick lint types doctest soak faults reliability bench performance-docs gate docs site clean
+.PHONY: demo test quick lint types doctest soak faults reliability bench performance-docs gate docs site release-check lowest verify-types clean
 
 demo: $(READY)
 	$(BIN)/python examples/run_all.py
@@ -51,6 +51,18 @@ docs: $(READY)
 site: $(READY)
 	$(BIN)/python -m pip install -q --group docs
 	$(BIN)/python -m sphinx -q -W --keep-going -n -b html docs docs/_build/html
+
+# The built wheel where the source is not: no extra, each extra, all with the conformance suite.
+release-check: $(READY)
+	$(BIN)/python -m pip install -q --group release
+	$(BIN)/python tests/release.py
+
+lowest: $(READY)
+	$(BIN)/python tests/release.py --lowest
+
+verify-types: $(READY)
+	$(BIN)/python -m pip install -q --group release
+	$(BIN)/pyright --pythonpath $(BIN)/python --verifytypes anypool --ignoreexternal
 
 # All workloads on all peers and backends, ten minutes on a machine that does nothing else: table, record, plots, pages.
 bench: $(READY)

@@ -648,7 +648,17 @@ class PoolExecutor(_StdlibExecutor):
         """How many calls run at once, >= 1. Starts the backend: a cluster decides this itself."""
         return self._dispatcher.start()[0]
 
-    _max_workers = num_workers = size = _processes = max_workers  # the names that client libraries look for
+    @property
+    def num_workers(self) -> int:
+        """`max_workers`, under the name that mpi4py has for it."""
+        return self.max_workers
+
+    @property
+    def size(self) -> int:
+        """`max_workers`, under the name that pools have for it."""
+        return self.max_workers
+
+    _max_workers = _processes = max_workers  # what Dask's local schedulers and dynesty look for
 
     @property
     def _broken(self) -> BaseException | None:

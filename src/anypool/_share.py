@@ -131,8 +131,8 @@ class Content(Generic[_T]):
         self.key = key
         self.ticket = ticket
         self.is_released = is_released
-        self.is_closed = False
-        self.pid = os.getpid()
+        self.is_closed: bool = False
+        self.pid: int = os.getpid()
         self._lock = threading.RLock()
         self._load: Callable[[], _T] | None = load
         self._value: _T | None = None

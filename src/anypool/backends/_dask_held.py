@@ -23,7 +23,7 @@ class Held:
     __slots__ = ("__weakref__", "_data", "key")
 
     def __init__(self, key: str) -> None:
-        self.key = key
+        self.key: str = key
         self._data: Any = None
 
     def claim(self) -> bytearray:

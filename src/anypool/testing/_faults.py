@@ -82,7 +82,7 @@ class Faults:
         self, directory: Path, script: Mapping[Any, Sequence[Step]] | None = None, *, fn: Callable[[Any], Any] = str
     ) -> None:
         self.directory = directory
-        self.script = {item: tuple(steps) for item, steps in (script or {}).items()}
+        self.script: dict[Any, tuple[Step, ...]] = {item: tuple(steps) for item, steps in (script or {}).items()}
         self._fn = None if fn is str else fn
         for step in itertools.chain.from_iterable(self.script.values()):
             if isinstance(step, str) and step not in FAULTS:
