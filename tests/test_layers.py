@@ -74,6 +74,7 @@ _functions            L2  functions of __main__ that need to be pickled only onc
 _pickler              L2  pickling by value, and the part that cannot be sent
 _wire                 L2  what travels: pickling that names what could not be sent
 _tickets              L2  what a chunk has come to, where it can be read when its worker is dead
+_large_functions      L2  says when a function is so large that sending it takes the time
 _envelope             L2  what goes to a worker and what comes back, as objects
 _share                L2  a handle on one object for all calls, and what a worker keeps of it
 _current              L2  which call this is, and who runs it

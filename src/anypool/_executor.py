@@ -448,6 +448,10 @@ class PoolExecutor(_StdlibExecutor):
         if not traits.shares_memory:
             stores = self._dispatcher.stores
             sent_fn = _wire.to_parcel(fn, stores.store_function if stores else None)
+            if not isinstance(sent_fn, bytes) or len(sent_fn) >= _wire.LARGE_FUNCTION:
+                from anypool import _large_functions
+
+                _large_functions.warn_of(fn, sent_fn)
         return Job(
             key=self._next_key(),
             fn=sent_fn,

@@ -6,9 +6,9 @@ import itertools
 import pickle
 import types
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
-__all__ = ["describe", "find_culprit", "pickler_class"]
+__all__ = ["describe", "find_culprit", "parts", "pickler_class"]
 
 # How deep, and among how many parts, the search for the part that cannot be sent goes.
 _SEARCH_DEPTH = 8
@@ -22,13 +22,25 @@ def pickler_class() -> type:
     global _pickler
     if _pickler is None:
         import contextvars
+        from collections import ChainMap
 
         import cloudpickle
 
         from anypool._context_variables import reduce_contextvar
 
+        reduce_code = cloudpickle.Pickler.dispatch_table[types.CodeType]
+
+        def reduce_code_with_its_file(code: types.CodeType) -> tuple[Any, ...]:
+            """Keep the name of the file, for tracebacks: cloudpickle from 3.1.2 on sends ``<dynamic-code>``."""
+            make, args = reduce_code(code)
+            return make, tuple(code.co_filename if arg == "<dynamic-code>" else arg for arg in args)
+
         class Pickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined, unused-ignore]
             """cloudpickle, with context variables by name (a function's globals may hold one), and memoryviews."""
+
+            dispatch_table: ClassVar = ChainMap(
+                {types.CodeType: reduce_code_with_its_file}, cloudpickle.Pickler.dispatch_table
+            )
 
             def reducer_override(self, obj: Any) -> Any:
                 if type(obj) is contextvars.ContextVar:
@@ -58,7 +70,7 @@ def find_culprit(obj: object) -> str:
     path: list[str] = []
     current = obj
     for _ in range(_SEARCH_DEPTH):
-        bad = next(((name, part) for name, part in _parts(current) if not _can_send(part)), None)
+        bad = next(((name, part) for name, part in parts(current) if not _can_send(part)), None)
         if bad is None:
             break
         path.append(bad[0])
@@ -77,7 +89,7 @@ def _can_send(part: object) -> bool:
     return True
 
 
-def _parts(obj: object) -> Iterator[tuple[str, object]]:
+def parts(obj: object) -> Iterator[tuple[str, object]]:
     """The named parts of `obj` that a pickle of it would hold, bounded in number."""
     return itertools.islice(_all_parts(obj), _SEARCH_PARTS)
 

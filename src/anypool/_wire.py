@@ -37,6 +37,10 @@ _IMMUTABLE_OR_TUPLE = _IMMUTABLE_AND_SMALL | {bytes, tuple}
 # From this size on a buffer travels beside its pickle, where it can. `_segments.THRESHOLD` once more, which is
 # loaded with the first large buffer only.
 _LARGE = 256 * 1024
+# From this size on somebody is told that a function is large: see `_large_functions`, which is loaded then.
+LARGE_FUNCTION = 64 * 2**20
+
+_INSTEAD = "send what it is made from, and make it where it is used"
 
 
 Parcel: TypeAlias = "bytes | tuple[bytes, Sequence[Ref] | Claimed]"
@@ -303,7 +307,8 @@ def _dumps_by_value(obj: object, buffer_callback: Callable[[pickle.PickleBuffer]
     except RecursionError as exc:
         raise SendError(f"{describe(obj)} is nested too deeply to be sent") from exc
     except Exception as exc:
-        raise SendError(f"{find_culprit(obj)} cannot be sent: {type(exc).__name__}: {exc}") from exc
+        why = f"{find_culprit(obj)} cannot be sent: {type(exc).__name__}: {exc}"
+        raise SendError(f"{why}; {_INSTEAD}") from exc
     return buffer.getvalue()
 
 

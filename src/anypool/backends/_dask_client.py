@@ -128,7 +128,9 @@ class Connection:
         try:
             self.client.wait_for_workers(1, timeout=self._timeout)
         except (OSError, TimeoutError) as exc:
-            raise StartError(f"the Dask scheduler at {where} had no worker in {self._timeout:g} s") from exc
+            raise StartError(
+                f"the Dask scheduler at {where} had no worker in {self._timeout:g} s; start one: dask worker {where}"
+            ) from exc
         found: dict[str, int] = self.client.nthreads()
         return found
 
@@ -167,7 +169,7 @@ def _hint(address: str) -> str:
     """What is to be known of TLS: a scheduler only hangs up on who has no certificate, or does not speak it."""
     if address.startswith("tls://"):
         return "with TLS, security= must hold a certificate and its key from the cluster's own authority"
-    return "a cluster with TLS needs tls:// and security="
+    return "is it running there? connect_timeout= waits longer; a cluster with TLS needs tls:// and security="
 
 
 async def _knock(address: str, timeout: float, security: Any) -> None:

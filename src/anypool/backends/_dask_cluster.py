@@ -118,7 +118,8 @@ class ClusterProcess:
             self.close(kill=True)
             raise StartError(
                 f"the local Dask cluster was not ready within {timeout:g} s: "
-                f"{answer.get('error', f'its process ended with exit code {self._process.returncode}')}"
+                f"{answer.get('error', f'its process ended with exit code {self._process.returncode}')}; "
+                "connect_timeout= waits longer"
             )
         return answer["address"]
 

@@ -1,0 +1,209 @@
+"""What a new user sees who gets something wrong: what happened, to what, and what to do; no noise, no hang."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+import anypool
+from anypool import errors
+from scripts import run_python
+
+PACKAGE = Path(anypool.__file__).parent
+BACKENDS = ("threads", "processes")
+
+
+def said(script: str, directory: Path, *, backend: str = "processes", status: int = 1, **modules: str) -> str:
+    """What a script that fails writes to the standard error."""
+    (directory / "script.py").write_text(textwrap.dedent(script), encoding="utf-8")
+    for name, text in modules.items():
+        (directory / f"{name}.py").write_text(text, encoding="utf-8")
+    done = run_python(["script.py"], backend=backend, directory=directory)
+    assert done.returncode == status, done.stderr
+    return done.stderr
+
+
+def last_line(text: str) -> str:
+    return text.rstrip("\n").splitlines()[-1]
+
+
+def test_a_typo_names_the_nearest_and_the_known(tmp_path):
+    text = said("import anypool\nanypool.get_executor('procesess')", tmp_path)
+    assert last_line(text) == (
+        "anypool.errors.UnknownBackend: no backend 'procesess'; did you mean 'processes'? "
+        "known: serial, threads, processes, loky, joblib, dask"
+    )
+
+
+@pytest.mark.parametrize("name", ["loky", "joblib", "dask"])
+def test_a_missing_extra_says_what_to_install(name, tmp_path):
+    script = f"""
+        import sys
+        sys.modules["loky"] = sys.modules["joblib"] = sys.modules["distributed"] = None
+        import anypool
+        anypool.get_executor({name!r})
+    """
+    assert last_line(said(script, tmp_path)).endswith(f"backend {name!r} needs: pip install 'anypool[{name}]'")
+
+
+@pytest.mark.parametrize("backend", [*BACKENDS, "loky", "dask"])
+def test_a_failed_call_shows_its_source_line_and_its_item(backend, tmp_path):
+    script = """
+        import anypool
+
+        def inverse(x):
+            return 1 / x
+
+        with anypool.get_executor() as ex:
+            list(ex.map(inverse, [1, 0]))
+    """
+    text = said(script, tmp_path, backend=backend)
+    assert f'File "{tmp_path}/script.py", line 5, in inverse\n    return 1 / x\n' in text.replace("./script", "script")
+    assert f"ZeroDivisionError: division by zero\nanypool: item 1, inverse(0), on {backend!r}" in text
+
+
+def test_a_lambda_that_holds_a_lock_is_told_which_one_and_what_to_do(tmp_path):
+    script = """
+        import threading
+        import anypool
+
+        lock = threading.Lock()
+        with anypool.get_executor() as ex:
+            list(ex.map(lambda x: (lock, x), [1, 2]))
+    """
+    line = last_line(said(script, tmp_path))
+    assert line.startswith("anypool.errors.SendError: global 'lock' of function '<lambda>' (a lock) cannot be sent: ")
+    assert line.endswith("; send what it is made from, and make it where it is used")
+
+
+def test_a_scheduler_that_is_not_there_is_told_with_its_address(tmp_path):
+    line = last_line(said("import anypool\nanypool.get_executor('dask://127.0.0.1:1?connect_timeout=0.5')", tmp_path))
+    assert line.startswith(
+        "anypool.errors.StartError: no Dask scheduler answered at tcp://127.0.0.1:1 within 0.5 s; is it running there? "
+        "connect_timeout= waits longer"
+    )
+
+
+def test_a_large_closure_is_warned_of_with_its_size_its_name_and_what_to_do(tmp_path):
+    script = """
+        import anypool
+
+        table = bytes(70_000_000)
+
+        def look_up(place):
+            return table[place]
+
+        with anypool.get_executor(max_workers=1) as ex:
+            print(list(ex.map(look_up, [1, 2])))
+    """
+    text = said(script, tmp_path, status=0)
+    assert text.count("Warning") == 1
+    assert "script.py:10: RuntimeWarning: function 'look_up' is 70 MB when it is sent" in text
+    assert "most of it global 'table' (70 MB)" in text
+    assert "ex.share(" in text
+    assert said(script, tmp_path, backend="threads", status=0) == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends SIGINT")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_ctrl_c_ends_with_one_short_traceback(backend, tmp_path):
+    script = """
+        import time
+        import anypool
+
+        with anypool.get_executor(max_workers=2) as ex:
+            for result in ex.map(time.sleep, [0.01, 2, 2]):
+                print("ready", flush=True)
+    """
+    (tmp_path / "script.py").write_text(textwrap.dedent(script))
+    environment = {**os.environ, "ANYPOOL_BACKEND": backend, "ANYPOOL_CONFIG": "none"}
+    process = subprocess.Popen(
+        [sys.executable, "script.py"], cwd=tmp_path, env=environment,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout.readline() == "ready\n"
+        begin = time.monotonic()
+        process.send_signal(signal.SIGINT)
+        _, text = process.communicate(timeout=30)
+    except BaseException:
+        process.kill()
+        process.communicate()
+        raise
+    assert time.monotonic() - begin < 10
+    assert process.returncode == -signal.SIGINT
+    assert text.count("Traceback") == 1
+    assert last_line(text) == "KeyboardInterrupt"
+
+
+# --- every error that is raised ---------------------------------------------------------------------------------
+
+FROM_STDLIB = {
+    "AttributeError", "CancelledError", "ConnectionResetError", "ImportError", "NotImplementedError", "RuntimeError",
+    "TimeoutError", "TypeError", "ValueError", "AssertionError", "StopIteration", "KeyboardInterrupt", "LookupError",
+    "OSError", "EOFError", "FileNotFoundError", "NameError", "StopAsyncIteration", "SystemExit", "BrokenExecutor",
+}  # fmt: skip
+"""Classes of the standard library that the package may raise: where the stdlib does, or for wrong use of Python."""
+
+
+def raised() -> list[tuple[str, ast.Raise]]:
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if "testing" not in path.relative_to(PACKAGE).parts:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            name = path.relative_to(PACKAGE).as_posix()
+            found += [(name, node) for node in ast.walk(tree) if isinstance(node, ast.Raise) and node.exc is not None]
+    return found
+
+
+RAISED = raised()
+
+
+def called(node: ast.Raise) -> str:
+    """The last name of what is raised: the class, or the function or the variable that has the error."""
+    what = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+    return ast.unparse(what).rpartition(".")[2]
+
+
+def test_what_is_raised_is_ours_or_the_standard_librarys():
+    """Names in lower case are errors that were made, or came, elsewhere; private ones do not leave their file."""
+    unknown = {
+        f"{name}:{node.lineno}: {called(node)}"
+        for name, node in RAISED
+        if called(node)[0].isupper() and called(node) not in {*errors.__all__, *FROM_STDLIB} and "cli/" not in name
+    }
+    assert unknown == set()
+
+
+def test_an_error_of_ours_has_a_message_that_says_more_than_its_name():
+    short = set()
+    for name, node in RAISED:
+        if called(node) in errors.__all__:
+            words = node.exc.args[0] if isinstance(node.exc, ast.Call) and node.exc.args else None
+            if words is None or (isinstance(words, ast.Constant | ast.JoinedStr) and len(ast.unparse(words)) < 20):
+                short.add(f"{name}:{node.lineno}: {ast.unparse(node)}")
+    assert short == set()
+
+
+def test_an_error_is_documented_with_a_way_to_get_it_and_what_to_do():
+    text = (PACKAGE.parent.parent / "docs" / "reference" / "errors.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (\w+)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    for name in errors.__all__:
+        section = sections[name]
+        assert "*What to do:*" in section, name
+        assert "```python" in section or "*A minimal way to get it:*" in section, name
+
+
+def test_every_error_says_in_its_docstring_when_it_is_raised():
+    for name in errors.__all__:
+        assert len(inspect.getdoc(getattr(errors, name)).split()) >= 4, name
