@@ -101,6 +101,9 @@ _limits               L4  whether a call on its way has run longer than it may
 _stores               L4  the memory of one executor for large buffers on their way
 _shares               L4  what one executor shares with its calls
 _reuse                L4  warm pools: a backend that stays for the next executor of its choice
+_task                 L4  one payload on its way through a backend
+_trouble              L4  the pool's own trouble as an error of ours
+_at_exit              L4  what still runs when the interpreter ends
 _dispatch             L4  between the calls that people make and the one backend: queue, slots, end
 _observe              L4  what a map tells to whoever watches it
 _progress             L4  how far a map is, as plain data

@@ -13,18 +13,19 @@ and a cluster is not flooded.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 import uuid
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from anypool import _worker
-from anypool._current import this_worker
+from anypool._at_exit import finish_at_exit, forget, remember
 from anypool._packing import claim_reply, with_ticket
+from anypool._task import DONE, QUEUED, SENT, WITHDRAWN, OpenMap, Task
+from anypool._trouble import own_error
 from anypool.backend import StopsCalls
 from anypool.errors import (
     AnypoolError,
@@ -34,14 +35,13 @@ from anypool.errors import (
     InitializerFailed,
     StartError,
     Unsupported,
-    WorkerLost,
 )
 
 if TYPE_CHECKING:
     from anypool._alarms import Alarms
     from anypool._shares import Shares
-    from anypool._stores import Outbox, Stores
-    from anypool._tickets import Seen, Ticket, Tickets
+    from anypool._stores import Stores
+    from anypool._tickets import Tickets
     from anypool.backend import Backend, Traits
 
 # One call to run and one to follow it, for each worker: it never waits for the caller.
@@ -51,67 +51,6 @@ _UNBOUNDED = 1 << 62
 # A wait is left and taken up again after so many seconds. A signal that is handled in the moment before a thread
 # begins to wait for a lock does not end that wait, and Ctrl-C would not be seen until something else did.
 LOOKS_UP_AFTER = 1.0
-
-_QUEUED, _SENT, _WITHDRAWN, _DONE = range(4)
-
-
-class Task:
-    """One payload on its way through a backend; `outbox` holds its large buffers.
-
-    Attributes
-    ----------
-    limit : float or None
-        Seconds that one call in it may run.
-    seen : Seen or None
-        What its ticket told when its worker was lost.
-    is_wanted : bool
-        Somebody may still ask for what comes of it.
-    """
-
-    def __init__(self, payload: Any, outbox: Outbox | None = None, limit: float | None = None) -> None:
-        self.payload = payload
-        self._outbox = outbox
-        self.limit = limit
-        self.native: Future[Any] | None = None
-        self.state = _QUEUED
-        self.sent_at = 0.0
-        self.ticket: Ticket | None = None
-        self.seen: Seen | None = None
-        self.is_wanted = True
-        self.ended_by: Exception | None = None  # what the call failed with that was stopped
-
-    def deliver(self, reply: Any, error: BaseException | None) -> None:
-        """Take the reply, or the pool's own trouble. Called once, by the thread that completes the call."""
-        raise NotImplementedError
-
-    def withdrawn(self) -> None:
-        """Take note that the call was cancelled with its executor, and will never run."""
-        raise NotImplementedError
-
-    def renew(self) -> None:
-        """Be as before it was sent, for another run."""
-        self.native = None
-        self.state = _QUEUED
-        self.ticket = self.seen = self.ended_by = None
-
-    def free(self) -> None:
-        """Give back the memory of the payload: the call has ended, or will never run."""
-        self.payload = None
-        outbox, self._outbox = self._outbox, None
-        if outbox is not None:
-            outbox.close()
-
-
-class OpenMap(Protocol):
-    """What the dispatcher knows of a map that is not exhausted."""
-
-    def finish(self) -> None:
-        """Run what it promised to run although nobody asked for it yet."""
-        ...
-
-    def cancel(self) -> None:
-        """Send nothing more."""
-        ...
 
 
 class Dispatcher:
@@ -170,7 +109,7 @@ class Dispatcher:
                 if self._started is None:
                     self.check_usable()
                     self._started = self._start()
-                    _remember(self)
+                    remember(self)
         return self._started
 
     def _start(self) -> tuple[int, Traits]:
@@ -261,7 +200,7 @@ class Dispatcher:
                     self._is_stopped = True
                     if started is not None:
                         self.backend.stop(cancel=stop_running)
-                    _forget(self)
+                    forget(self)
         finally:
             if self._alarms is not None:
                 self._alarms.close()
@@ -297,12 +236,12 @@ class Dispatcher:
         for each in list(self._maps):
             each.cancel()
         with self._lock:
-            tasks = [task for task in (*self._queue, *self._delayed) if task.state == _QUEUED]
+            tasks = [task for task in (*self._queue, *self._delayed) if task.state == QUEUED]
             self._queue.clear()
             self._delayed.clear()
             self._queued = 0
             for task in tasks:
-                task.state = _WITHDRAWN
+                task.state = WITHDRAWN
             spared = self._started[0] if spare_first and self._started is not None else 0
             outstanding = list(self._outstanding)[spared:]
             self._idle.notify_all()
@@ -394,21 +333,21 @@ class Dispatcher:
     def withdraw(self, task: Task) -> bool:
         """Take `task` back if it has not begun: then it never runs, and is never delivered."""
         with self._lock:
-            if task.state == _QUEUED:
-                task.state = _WITHDRAWN
+            if task.state == QUEUED:
+                task.state = WITHDRAWN
                 self._queued -= 1
                 self._delayed.discard(task)
                 self._idle.notify_all()
                 task.free()
                 return True
             native = task.native
-            if task.state != _SENT or native is None:
+            if task.state != SENT or native is None:
                 return False
             # Before the native future is told: its callbacks run inside cancel().
-            task.state = _WITHDRAWN
+            task.state = WITHDRAWN
         if not native.cancel():
             with self._lock:
-                task.state = _SENT
+                task.state = SENT
             if native.done():  # it ended meanwhile, and its callback met a task that seemed withdrawn
                 self._on_done(task, native)
             return False
@@ -423,10 +362,10 @@ class Dispatcher:
                 if not self._queue or len(self._outstanding) >= self._slots:
                     return
                 task = self._queue.popleft()
-                if task.state != _QUEUED:
+                if task.state != QUEUED:
                     continue
                 self._queued -= 1
-                task.state = _SENT
+                task.state = SENT
                 self._outstanding[task] = None
             self._send(task)
 
@@ -447,7 +386,7 @@ class Dispatcher:
         del payload
         if not self._has_sent:
             self._has_sent = True
-            _finish_at_exit(self.backend.name)
+            finish_at_exit(self.backend.name)
         task.native = native
         if task.limit is not None:
             self._watch(task, task.limit)
@@ -467,16 +406,17 @@ class Dispatcher:
     def _complete(self, task: Task, native: Future[Any]) -> None:
         """Deliver `task`, unless it was withdrawn, and free its slot."""
         with self._lock:
-            if task.state != _SENT:
+            if task.state != SENT:
                 return
-            task.state = _DONE
+            task.state = DONE
         task.native = None
         in_peace = False
         try:
             if native.cancelled():
                 task.deliver(None, BackendError("the pool was stopped before the call ran"))
             elif (error := native.exception()) is not None:
-                task.deliver(None, self._trouble(task, error))
+                assert self._started is not None
+                task.deliver(None, own_error(error, task, self.backend.name, self._started[1].lost))
             else:
                 in_peace = True
                 reply = native.result()
@@ -495,32 +435,6 @@ class Dispatcher:
             self._outstanding.pop(task, None)
             if not self._outstanding and not self._queued:
                 self._idle.notify_all()
-
-    def _trouble(self, task: Task, error: BaseException) -> BaseException:
-        """The pool's trouble with `task` as an error of ours, raised from its own."""
-        if isinstance(error, AnypoolError):
-            return error
-        assert self._started is not None
-        name = self.backend.name
-        own: Exception
-        if not isinstance(error, self._started[1].lost):
-            own = BackendError(f"backend {name!r} failed: {type(error).__name__}: {error}")
-            own.__cause__ = error
-            return own
-        if task.ticket is not None:
-            task.seen = task.ticket.read()
-        if task.ended_by is not None:
-            own = task.ended_by
-        else:
-            pid = getattr(error, "pid", None)
-            own = WorkerLost(
-                f"the worker of backend {name!r} that ran the call is gone: {error}",
-                exitcode=getattr(error, "exitcode", None),
-                pid=pid if pid is not None or task.seen is None else task.seen.pid,
-                host=getattr(error, "host", None) or (None if task.seen is None else this_worker("").host),
-            )
-        own.__cause__ = error
-        return own
 
     # --- calls that are stopped -----------------------------------------------------------------------
 
@@ -542,7 +456,7 @@ class Dispatcher:
         """End `task`, which runs, so that the call that runs in it fails with `error`; False if it does not run."""
         with self._lock:
             native = task.native
-            if task.state != _SENT or native is None or task.ended_by is not None:
+            if task.state != SENT or native is None or task.ended_by is not None:
                 return False
             task.ended_by = error
         if task.ticket is not None:
@@ -582,46 +496,3 @@ class Dispatcher:
                 # Logged where the stdlib's executors log it.
                 logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=error)
         return self.broken
-
-
-# The dispatchers that run: what nobody shut down finishes its calls before the interpreter ends, as in the stdlib.
-_running: set[Dispatcher] = set()
-_running_lock = threading.RLock()
-_seen: set[str] = set()
-
-
-def _remember(dispatcher: Dispatcher) -> None:
-    with _running_lock:
-        _running.add(dispatcher)
-
-
-def _finish_at_exit(kind: str) -> None:
-    """Have the dispatchers finished before the hooks of the library run that this kind of backend has loaded.
-
-    The youngest hook runs first, and loky makes its own with the first call: so ours comes after that, once for
-    each kind. The stdlib and loky end their pools by hooks of threading's, which run before all of atexit's:
-    one of those would find the pool gone, with our queue still full.
-    """
-    with _running_lock:
-        if kind in _seen:
-            return
-        _seen.add(kind)
-    try:
-        threading._register_atexit(_finish_all)  # type: ignore[attr-defined]
-    except (AttributeError, RuntimeError):  # not in this interpreter; or it has begun to end
-        import atexit
-
-        atexit.register(_finish_all)
-
-
-def _forget(dispatcher: Dispatcher) -> None:
-    with _running_lock:
-        _running.discard(dispatcher)
-
-
-def _finish_all() -> None:
-    for dispatcher in list(_running):
-        try:
-            dispatcher.shutdown(wait=True)
-        except Exception:  # nobody is left to raise it to, and the hooks after this one must run
-            sys.excepthook(*sys.exc_info())

@@ -9,9 +9,10 @@ from concurrent.futures import CancelledError, Future, wait
 from typing import TYPE_CHECKING, Any
 
 from anypool import _packing
-from anypool._dispatch import Dispatcher, Task
+from anypool._dispatch import Dispatcher
 from anypool._envelope import Envelope, Job, Reply
 from anypool._stores import Outbox
+from anypool._task import Task
 from anypool.errors import ExecutorClosed
 
 if TYPE_CHECKING:

@@ -94,6 +94,11 @@ class Lane:
         # Ours would hide the end of a worker that dies in the middle of a reply, which would be waited for for ever.
         self._pool._result_queue._writer.close()
         self._process = next(iter(self._pool._processes.copy().values()), None)
+        # loky means to register its hook for the end of the interpreter once, but keeps the None that it gets, and so
+        # registers one with each pool. A later one would end the pools before our hook has finished the queue.
+        native: Any = import_module(f"{self._library}.process_executor")
+        if getattr(native, "process_pool_executor_at_exit", True) is None:
+            native.process_pool_executor_at_exit = True
 
     def kill(self) -> None:
         """Kill the worker, and what it started."""

@@ -25,10 +25,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from anypool import _packing
 from anypool._attempts import NEVER, Attempts, Outcome
 from anypool._chunks import JOURNALED, ChunkSizes, Plan, read
-from anypool._dispatch import LOOKS_UP_AFTER, Dispatcher, Task
+from anypool._dispatch import LOOKS_UP_AFTER, Dispatcher
 from anypool._envelope import Envelope, Job, Reply
 from anypool._flow import Flow, Part
 from anypool._stores import Outbox
+from anypool._task import Task
 from anypool.errors import ExecutorClosed
 
 if TYPE_CHECKING:

@@ -1,0 +1,62 @@
+"""What still runs when the interpreter ends: it is finished then, before the libraries below take its pools away."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from typing import Protocol
+
+__all__ = ["finish_at_exit", "forget", "remember"]
+
+
+class Ends(Protocol):
+    """What can be shut down."""
+
+    def shutdown(self, *, wait: bool = True) -> None:
+        """End it; with `wait`, once its calls have ended."""
+        ...
+
+
+# The dispatchers that run: what nobody shut down finishes its calls before the interpreter ends, as in the stdlib.
+_running: set[Ends] = set()
+_running_lock = threading.RLock()
+_seen: set[str] = set()
+
+
+def remember(each: Ends) -> None:
+    """Finish `each` at the end of the interpreter, unless it is forgotten before."""
+    with _running_lock:
+        _running.add(each)
+
+
+def finish_at_exit(kind: str) -> None:
+    """Have the dispatchers finished before the hooks of the library run that this kind of backend has loaded.
+
+    The youngest hook runs first, and loky makes its own with the first call: so ours comes after that, once for
+    each kind. The stdlib and loky end their pools by hooks of threading's, which run before all of atexit's:
+    one of those would find the pool gone, with our queue still full.
+    """
+    with _running_lock:
+        if kind in _seen:
+            return
+        _seen.add(kind)
+    try:
+        threading._register_atexit(_finish_all)  # type: ignore[attr-defined]
+    except (AttributeError, RuntimeError):  # not in this interpreter; or it has begun to end
+        import atexit
+
+        atexit.register(_finish_all)
+
+
+def forget(each: Ends) -> None:
+    """`each` has ended."""
+    with _running_lock:
+        _running.discard(each)
+
+
+def _finish_all() -> None:
+    for each in list(_running):
+        try:
+            each.shutdown(wait=True)
+        except Exception:  # nobody is left to raise it to, and the hooks after this one must run
+            sys.excepthook(*sys.exc_info())
