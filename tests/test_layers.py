@@ -119,6 +119,8 @@ _report               L4  what the traced maps of an executor came to
 _observers            L4  who watches a map: made from its settings
 _futures              L4  the future that `submit` returns
 _map                  L4  one map: reads the input, keeps workers busy, gives results in order
+_amap                 L4  the same for `async for`
+_as_runner            L4  an executor as a runner of pymoo
 _as_pool_timeout      L4  a pool's result that was not there in time; loads multiprocessing
 _as_pool_results      L4  what the asynchronous methods of a pool return
 _as_pool_view         L4  an executor as a multiprocessing.Pool

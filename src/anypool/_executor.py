@@ -6,7 +6,7 @@ import itertools
 import reprlib
 import uuid
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor as _StdlibExecutor
 from concurrent.futures import Future
 from dataclasses import fields, replace
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from anypool._as_pool_view import PoolView
+    from anypool._as_runner import Runner
     from anypool._context_snapshot import ContextSnapshot
     from anypool._envelope import Worker
     from anypool._observe import Observer
@@ -578,6 +579,72 @@ class PoolExecutor(_StdlibExecutor):
         view._submitted = itertools.count()
         view._attempts = Attempts(as_retry(changed.retries), changed.on_lost)
         return view
+
+    def amap(
+        self,
+        fn: Callable[..., Any],
+        /,
+        *iterables: Iterable[Any] | AsyncIterable[Any],
+        buffersize: int | _Unset | None = _UNSET,
+        timeout: float | _Unset | None = _UNSET,
+        seed: Any = _UNSET,
+        ordered: bool = True,
+        errors: Literal["raise", "return"] = "raise",
+    ) -> AsyncIterator[Any]:
+        """The results of ``fn(*items)``, for ``async for``; the event loop never waits for a call.
+
+        Any of `iterables` may be asynchronous. Each item is one call. Other settings come from `options`.
+
+        Parameters
+        ----------
+        fn : callable
+            A plain function: it runs on a worker.
+        *iterables : iterable or asynchronous iterable
+            The shortest ends it. Read in the event loop, no further ahead than `buffersize`.
+        buffersize : int, optional
+            At most so many items are read but not yet returned, >= 1. None: four for each worker.
+        timeout, seed, ordered, errors
+            As for `map`.
+
+        Returns
+        -------
+        asynchronous iterator
+            It starts when it is first asked. When its consumer is cancelled or goes away, what has not begun is
+            cancelled, and what runs is ended where the backend can.
+
+        Examples
+        --------
+        >>> import anypool, asyncio
+        >>> async def main():
+        ...     with anypool.get_executor("serial") as ex:
+        ...         return [y async for y in ex.amap(abs, [-1, -2])]
+        >>> asyncio.run(main())
+        [1, 2]
+        """
+        from anypool._amap import amap
+
+        _check_callable(fn)
+        if errors not in ("raise", "return"):
+            raise ConfigError(f"errors must be 'raise' or 'return', not {errors!r}")
+        said = {"buffersize": buffersize, "timeout": timeout, "seed": seed}
+        _check_count("buffersize", None if buffersize is _UNSET else buffersize)
+        view = self.options(**{name: value for name, value in said.items() if value is not _UNSET})
+        settings = view.settings
+        return amap(
+            view,
+            fn,
+            iterables,
+            buffersize=settings.buffersize,
+            timeout=settings.timeout,
+            ordered=ordered,
+            returns_errors=errors == "return",
+        )
+
+    def as_runner(self) -> Runner:
+        """This executor as an `elementwise_runner` of pymoo: ``runner(f, X)`` is the list of ``f(x)``."""
+        from anypool._as_runner import Runner
+
+        return Runner(self)
 
     def as_pool(self) -> PoolView:
         """This executor as a `multiprocessing.Pool`, for code that asks for one.
