@@ -86,7 +86,8 @@ Counts = dict[str, dict[str, float]]
 
 
 @contextlib.contextmanager
-def _executor() -> Iterator[Any]:
+def running() -> Iterator[Any]:
+    """An executor on which each scenario has run."""
     import anypool
 
     with anypool.get_executor("serial", strict=True) as executor:
@@ -101,7 +102,7 @@ def _executor() -> Iterator[Any]:
 def count_by_tracing() -> Counts:
     """Bytecodes and C calls of each scenario."""
     found: Counts = {"bytecodes": {}, "C calls": {}}
-    with _executor() as executor:
+    with running() as executor:
         for name, scenario in SCENARIOS.items():
             for what, counted in (("bytecodes", _bytecodes), ("C calls", _c_calls)):
                 few, many = (counted(lambda count=count: scenario(executor, count)) for count in (20, 60))
@@ -171,13 +172,13 @@ def count_by_valgrind() -> Counts:
 
 def _run_in_forks() -> None:
     """Run each scenario in a fork of this process: valgrind counts each of them, and all of them start alike."""
-    with _executor():
+    with running():
         pass  # all that is imported is imported before
     for name, scenario in SCENARIOS.items():
         for count in (50, 250):
             pid = os.fork()
             if pid == 0:
-                with _executor() as executor:
+                with running() as executor:
                     scenario(executor, count)
                 os._exit(0)
             _, status = os.waitpid(pid, 0)

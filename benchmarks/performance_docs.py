@@ -279,11 +279,36 @@ def scale_simulated(record: Mapping[str, Any]) -> str:
     return table(["a chunk takes", "workers", "chunks a second that they could do", "time that they worked"], rows)
 
 
+def where(record: Mapping[str, Any]) -> str:
+    """The files in which most of the bytecodes of a call, a chunk and an item are."""
+    found = record.get("where")
+    if not found:
+        return "Not in this record.\n"
+    totals = [sum(found[name].values()) for name in _UNITS]
+    files = {file for name in _UNITS for file in list(found[name])[:_MOST_FILES]}
+    ordered = sorted(files, key=lambda file: -sum(found[name].get(file, 0.0) for name in _UNITS))
+    rows = [["all", *(f"{total:,.0f}" for total in totals)]]
+    rows += [
+        [f"`{file}`", *(_share(found[name].get(file, 0.0), total) for name, total in zip(_UNITS, totals, strict=True))]
+        for file in ordered
+    ]
+    return table(["file", *_UNITS.values()], rows)
+
+
+_UNITS = {"submit": "a submitted call", "chunks": "a chunk of a map", "items": "an item in a large chunk"}
+_MOST_FILES = 10
+
+
+def _share(number: float, total: float) -> str:
+    return f"{number / total:.0%}" if number >= 0.005 * total else ""
+
+
 PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "conditions": conditions,
     "verdict": verdict,
     "summary": summary,
     "overhead": overhead,
+    "where": where,
     "scale costs": scale_costs,
     "scale saturation": scale_saturation,
     "scale simulated": scale_simulated,

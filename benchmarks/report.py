@@ -19,7 +19,7 @@ NOTES = """\
 Peers with their defaults; rounds interleaved; one subject alive at a time; each result checked.
 spread: largest less smallest, by the median. limit: measured here without a pool. best: by the best peer whose calls
 run in the same place (threads or processes). raw: by the native pool below that backend, used without anypool.
-*: fewer items, because all would take too long. once: measured in one round, because it is far from the best."""
+*: fewer items, because all would take too long. once: measured in one round, as it is not among the two best."""
 
 
 @dataclass(frozen=True, kw_only=True)

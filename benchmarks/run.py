@@ -23,6 +23,7 @@ from typing import Any
 import goals
 import report
 import scale
+import where
 from field import Field, choose
 from machine import describe_machine, describe_versions, say_on_terminal
 from measure import measure_group, some_hung
@@ -82,6 +83,7 @@ def _steps(
             say_on_terminal(f"endless input: {backend}")
             record["endless"].append(measure_endless(f"anypool/{backend}", WORKERS, quick=options.quick))
             yield
+    record["where"] = where.count_afresh()
     if options.scale:
         record["scale"] = scale.measure_scale(quick=options.quick, say=say_on_terminal)
         say_on_terminal("")

@@ -287,6 +287,7 @@ def test_the_gate_says_what_is_above_its_limit(module: Any) -> None:
     [
         ("fidelity.py", ("--quick", "--on", "threads"), "tiny on threads"),
         ("scale.py", ("--quick",), "chunks a second"),
+        ("where.py", (), "anypool/_map.py"),
     ],
 )
 def test_the_other_benchmarks_run(script: str, arguments: tuple[str, ...], shown: str) -> None:
