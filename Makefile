@@ -17,7 +17,8 @@ test: lint types doctest
 
 # What takes minutes: the standard library's own executor tests on every backend, and the like.
 soak: $(READY)
-	$(BIN)/python -m pytest -q -m soak -n 2 --dist loadscope
+	$(BIN)/python -m pip install -q --group clients
+	CLIENTS_REQUIRED=1 $(BIN)/python -m pytest -q -m soak -n 2 --dist loadscope
 
 # The core of the fault suite, so often in a row: `make faults RUNS=200`.
 RUNS ?= 1
