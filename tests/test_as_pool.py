@@ -261,6 +261,26 @@ def test_terminate_ends_a_call_that_runs_where_the_backend_can():
         result.get(timeout=60)
 
 
+def test_terminate_ends_running_calls_of_its_own_and_no_others(tmp_path):
+    with anypool.get_executor("processes", max_workers=2) as ex:
+        other = ex.submit(begin_and_wait, tmp_path / "other", tmp_path / "go")
+        pool = ex.as_pool()
+        own = pool.apply_async(begin_and_wait, (tmp_path / "own", tmp_path / "never"))
+        poll(lambda: (tmp_path / "other").exists() and (tmp_path / "own").exists(), "both run", limit=40)
+        pool.terminate()
+        pool.join()
+        with pytest.raises(CancelledError):
+            own.get(timeout=60)
+        (tmp_path / "go").touch()
+        assert other.result(timeout=60) == "other"
+
+
+def begin_and_wait(began, go):
+    began.touch()
+    wait_for(go)
+    return began.name
+
+
 def test_a_worker_that_dies_does_not_leave_the_pool_waiting():
     with anypool.Pool(2, backend="processes") as pool:
         with pytest.raises(anypool.WorkerLost):

@@ -83,8 +83,8 @@ class AsyncResult:
             raise ValueError(f"{self!r} not ready")
         return not self._future.cancelled() and Future.exception(self._future) is None
 
-    def _cancel(self) -> None:
-        self._future.cancel()
+    def _cancel(self, executor: Any) -> None:
+        executor.cancel(self._future, running=True)
 
     def _finish(self) -> None:
         self._event.wait()
@@ -170,7 +170,7 @@ class ImapIterator:
             self._forget(self)
             raise
 
-    def _cancel(self) -> None:
+    def _cancel(self, _executor: Any) -> None:
         self._is_cancelled = True
         if self._lock.acquire(blocking=False):  # else a thread waits for the next result, and sees the flag after it
             try:

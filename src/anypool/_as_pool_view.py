@@ -197,6 +197,7 @@ class PoolView:
     def terminate(self) -> None:
         """Take no new call, cancel what has not begun, and end what runs where the backend can.
 
+        Over an executor that goes on, the calls of maps that run already come to their own end.
         Results that are not there then are never there: `get` raises `concurrent.futures.CancelledError`, or the
         error of the call that was ended.
         """
@@ -206,7 +207,7 @@ class PoolView:
         with self._lock:
             live = list(self._live)
         for each in live:
-            each._cancel()
+            each._cancel(self._executor)
 
     def join(self) -> None:
         """Wait for all that was asked for, and for the end of the workers.
