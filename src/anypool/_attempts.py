@@ -96,9 +96,11 @@ class Attempts:
 
     def settle(self, start: int, items: Sequence[Any], reply: Reply) -> Outcome:
         """What to do after a reply to the chunk `items` that begins with item `start`."""
+        done = len(reply.values)
+        if done == len(items) and not reply.errors and not self._runs:
+            return Outcome(held=[(start, reply, ())])
         outcome = Outcome()
         self._settle(start, items, reply, outcome)
-        done = len(reply.values)
         if done < len(items):
             outcome.back.append(Part(start + done, items[done:]))
         return outcome

@@ -305,9 +305,17 @@ class Dispatcher:
         with self._lock:
             if self._is_over:
                 raise ExecutorClosed("cannot schedule new futures after shutdown; make another executor")
-            self._queue.append(task)
-            self._queued += 1
-        self._pump()
+            goes_at_once = not self._queue and len(self._outstanding) < self._slots
+            if goes_at_once:
+                task.state = _SENT
+                self._outstanding[task] = None
+            else:
+                self._queue.append(task)
+                self._queued += 1
+        if goes_at_once:
+            self._send(task)
+        else:
+            self._pump()
 
     def submit_later(self, task: Task, seconds: float) -> None:
         """Queue `task`, a call that ran before, in so many seconds."""
@@ -357,7 +365,7 @@ class Dispatcher:
         return True
 
     def _pump(self) -> None:
-        while True:
+        while self._queue:  # looked at without the lock: whoever adds to it looks for a slot afterwards
             with self._lock:
                 if not self._queue or len(self._outstanding) >= self._slots:
                     return

@@ -454,7 +454,7 @@ class PoolExecutor(_StdlibExecutor):
 
                 _large_functions.warn_of(fn, sent_fn)
         return Job(
-            key=self._next_key(),
+            key="" if style == "call" else self._next_key(),
             fn=sent_fn,
             style=style,
             keep_going=keep_going,

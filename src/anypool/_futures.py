@@ -248,8 +248,7 @@ class CallTask(Task):
     def free(self) -> None:
         super().free()
         job, self._job = self._job, None
-        stores = self.dispatcher.stores
-        if job is not None and stores is not None and isinstance(job.fn, (bytes, tuple)):
+        if job is not None and isinstance(job.fn, tuple) and (stores := self.dispatcher.stores) is not None:
             stores.release_function(job.fn)
 
     def _take_future(self) -> CallFuture:
