@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from anypool._context_extensions import enter_extension
-from anypool._context_numbers import enter_errstate, set_decimal
+from anypool._context_numbers import enter_errstate, set_decimal, without_new_decimal
 from anypool._context_process import ProcessSettings, process, unpacked_filters
 from anypool._context_snapshot import PLAIN, ContextSnapshot, Loads
 from anypool._context_variables import contextvar_at
@@ -62,7 +62,7 @@ class _Local:
 
     def __enter__(self) -> Context:
         snapshot = self._snapshot
-        context = self._here.copy()
+        context = without_new_decimal(self._here.copy())
         if snapshot.errstate is None and not snapshot.extensions:
             return context
         with ExitStack() as stack:
@@ -95,7 +95,7 @@ class _Foreign:
         if not self._in_caller:
             process.enter(prepared.process, sets_environment=self._exclusive)
         try:
-            context = copy_context()
+            context = without_new_decimal(copy_context())
             if prepared.sets_variables:
                 context.run(self._set_variables, prepared)
             if self._snapshot.errstate is not None or self._snapshot.extensions:

@@ -18,9 +18,11 @@ __all__ = [
     "isolated",
     "numpy_uses_contextvars",
     "set_decimal",
+    "without_new_decimal",
 ]
 
 _PRISTINE_DECIMAL = (28, "ROUND_HALF_EVEN", -999999, 999999, 1, 0)
+_DECIMAL_SETTINGS = ("prec", "rounding", "Emin", "Emax", "capitals", "clamp", "traps")
 _PRISTINE_ERRSTATE = {"divide": "warn", "over": "warn", "under": "ignore", "invalid": "warn"}
 
 
@@ -60,6 +62,26 @@ def numpy_uses_contextvars() -> bool:
     """Whether `numpy.errstate` is kept in a context variable; before NumPy 2 it is the thread's."""
     version = getattr(sys.modules.get("numpy"), "__version__", "2")
     return int(version.partition(".")[0]) >= 2
+
+
+def without_new_decimal(context: Context) -> Context:
+    """Return `context` without a `decimal` context that is as a new one would be, and need not be copied for each call.
+
+    A call that computes with decimals then makes its own, as a new thread does.
+    """
+    decimal = sys.modules.get("decimal")
+    if decimal is None or "decimal_context" not in [var.name for var in context]:
+        return context
+    rest = Context()
+    for var, value in context.items():
+        if var.name != "decimal_context" or not _equals(value, decimal.DefaultContext):
+            rest.run(var.set, value)
+    return rest
+
+
+def _equals(one: Any, other: Any) -> bool:
+    """Whether two `decimal` contexts say the same, but for what has happened in them."""
+    return all(getattr(one, name) == getattr(other, name) for name in _DECIMAL_SETTINGS)
 
 
 def isolated(context: Context) -> Context:

@@ -41,10 +41,11 @@ __all__ = ["run"]
 # With none of these loaded there is no BLAS or OpenMP to limit, and no need to look for one.
 _COUNT_THREADS = frozenset({"numpy", "scipy", "torch", "sklearn", "numba", "mkl"})
 
-# Of a chunk so many items are noted one by one; after them as many at once as take so many seconds.
+# Of a longer chunk than this, what its items came to is noted for as many at once as take so many seconds: a note
+# takes some 10 microseconds. Calls that take longer are noted one by one.
 _NOTED_SINGLY = 64
-_NOTE_AFTER = 0.000_05
-_NOTED_AT_ONCE = 256
+_NOTE_AFTER = 0.000_2
+_NOTED_AT_ONCE = 4096
 
 _NOTHING = nullcontext()
 """What is entered where there is nothing to be done."""
@@ -105,7 +106,10 @@ def _run(envelope: Envelope, entered: float | None = None, stub: Stub | None = N
             call, receipts = observe(call, job, envelope.start, position, entered)
         if stub is not None and envelope.timed:
             call = _timed(call, stub, position)
-        notes = None if stub is None or envelope.length == 1 else _Notes(stub, reply, capture)
+        notes = None
+        if stub is not None and envelope.length > 1:
+            singly = envelope.timed or envelope.length <= _NOTED_SINGLY
+            notes = _Notes(stub, reply, capture, singly=singly)
         started = perf_counter()
         _run_items(call, envelope, context, reply, notes)
         reply.seconds = perf_counter() - started
@@ -215,10 +219,10 @@ def _timed(call: Callable[[Any], Any], stub: Stub, position: Callable[[], int]) 
 class _Notes:
     """Notes in the ticket of a chunk what its items came to, so that it survives this process.
 
-    The first items each; then, where they are quick, several at a time, so that it stays small beside their time.
+    Each, or of a long chunk, where they are quick, several at a time, so that it stays small beside their time.
     """
 
-    def __init__(self, stub: Stub, reply: Reply, capture: Capture | None) -> None:
+    def __init__(self, stub: Stub, reply: Reply, capture: Capture | None, *, singly: bool) -> None:
         self._stub = stub
         self._values = reply.values
         self._errors = reply.errors
@@ -227,19 +231,22 @@ class _Notes:
         self._noted = 0
         self._events = 0
         self._at = perf_counter()
+        self._singly = singly
         self.group = 1
 
-    def add(self, *, timed: bool) -> bool:
+    def add(self) -> bool:
         """Note what has ended since the last time; False if there is too much of it, so that it goes home now."""
         first, end = self._noted, len(self._values)
-        errors = {offset - first: exc for offset, exc in self._errors.items() if offset >= first}
+        errors: dict[int, BaseException] = {}
+        if self._errors:
+            errors = {offset - first: exc for offset, exc in self._errors.items() if offset >= first}
         events: list[Any] = []
         if self._capture is not None:
             events, self._events = self._capture.events_since(self._events)
             events = [(event[0] - first, *event[1:]) for event in events]
         data = pack_note(self._values[first:end], errors, events, self._worker)
-        now = perf_counter()
-        if end >= _NOTED_SINGLY and not timed:
+        if not self._singly:
+            now = perf_counter()
             took, self._at = now - self._at, now
             if took < _NOTE_AFTER:
                 self.group = min(2 * self.group, _NOTED_AT_ONCE)
@@ -280,7 +287,7 @@ def _run_items(
                 return
         if envelope.budget is not None and perf_counter() > deadline:
             return
-        if notes is not None and len(values) < length and not notes.add(timed=envelope.timed):
+        if notes is not None and len(values) < length and not notes.add():
             return
 
 
@@ -319,17 +326,17 @@ def _initialize(initializer: Initializer | None) -> BaseException | None:
 
 
 _limited_to: int | None = None  # set before this process loaded anything that counts threads
-_is_settled = False
+_settled_for: int | None = None
 
 
 def _settle_process(threads: int) -> None:
     """Make a process of the pool's own a worker, before it loads the user's function and what that imports."""
-    global _is_settled, _limited_to
-    if threads == _limited_to:
+    global _settled_for, _limited_to
+    if threads == _settled_for:
         return
-    if not _is_settled:
+    if _settled_for is None:
         install_for_good()
-        _is_settled = True
+    _settled_for = threads
     from anypool._inner_threads import inner_thread_environment
 
     os.environ.update(inner_thread_environment(threads))
