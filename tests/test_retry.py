@@ -112,8 +112,9 @@ def test_of_a_lost_chunk_only_what_was_running_is_lost() -> None:
     from anypool._packing import pack_note
 
     attempts = Attempts(None, "raise", lambda _: True)
-    log = [(2, pack_note([0, 1], {}, [], WORKER)), (1, pack_note([2], {}, [], WORKER))]
-    outcome = attempts.settle_loss(0, list("abcdef"), WorkerLost("gone"), Seen(True, 7, 3, 1, log))  # type: ignore[arg-type]
+    notes = [pack_note(values, {}, [], WORKER) for values in ([0, 1], [2])]
+    log = [(count, note[0]) for count, note in zip((2, 1), notes, strict=True) if note is not None]
+    outcome = attempts.settle_loss(0, list("abcdef"), WorkerLost("gone"), Seen(True, 7, 3, 1, log))
     assert [(start, reply.values) for start, reply, _ in outcome.held] == [(0, [0, 1]), (2, [2]), (3, [None])]
     assert outcome.back == [(4, ["e", "f"], False)]
 

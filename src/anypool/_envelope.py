@@ -6,7 +6,7 @@ A reply is columnar, one list of values and sparse errors and events, not an obj
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -151,7 +151,8 @@ class Reply:
 
     `values` has None in the place of a call that raised; `errors` has its exception by offset; `events`
     is the relayed output, each with its offset; `seconds` is the time that the calls took. `receipts` has the times
-    of each call, where they are wanted (see `_observed`).
+    of each call, where they are wanted (see `_observed`). `pickles` are what the first `pickled` values were noted as,
+    so that they need not be pickled again.
     """
 
     values: list[Any]
@@ -162,3 +163,5 @@ class Reply:
     random_used: Collection[str] = ()
     broken: BaseException | None = None
     receipts: bytes | None = None
+    pickles: Sequence[bytes] = ()
+    pickled: int = 0

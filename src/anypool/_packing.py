@@ -213,7 +213,13 @@ def pack_reply(reply: Reply, to: tuple[Any, ...]) -> tuple[Any, ...]:
         unsendable[offset] = SendError(f"the result: {why}")
         return _wire.refusal(why)
 
-    column = _wire.pack_column(reply.values, refuse, store)
+    column: _wire.Column
+    if reply.pickles:
+        rest = reply.values[reply.pickled :]
+        last = _wire.pack_column(rest, lambda offset, why: refuse(offset + reply.pickled, why), store)
+        column = (*reply.pickles, last)
+    else:
+        column = _wire.pack_column(reply.values, refuse, store)
     if reply.receipts is not None:
         from anypool._observed import complete
 
@@ -276,8 +282,11 @@ class _TooLargeError(Exception):
 
 def pack_note(
     values: Sequence[Any], errors: dict[int, BaseException], events: Sequence[Any], worker: Worker
-) -> bytes | None:
-    """What a few items of a chunk came to, for its ticket; None if their large buffers should rather go home now."""
+) -> tuple[bytes, bytes | None] | None:
+    """What a few items of a chunk came to, for its ticket, and all their values in one pickle, if that is there.
+
+    None if their large buffers should rather go home now.
+    """
 
     def refuse(offset: int, why: SendError) -> bytes:
         errors[offset] = SendError(f"the result: {why}")
@@ -293,7 +302,7 @@ def pack_note(
 
         raised = {offset: pack_raised(exc, _wire.dumps) for offset, exc in errors.items()}
         rare = (raised, events, _fields(worker))
-    return pickle.dumps((column, rare), _wire.PROTOCOL)
+    return pickle.dumps((column, rare), _wire.PROTOCOL), column if isinstance(column, bytes) else None
 
 
 def _refuse_large(_buffers: Sequence[pickle.PickleBuffer]) -> None:

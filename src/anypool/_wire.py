@@ -50,8 +50,8 @@ Store: TypeAlias = "Callable[[list[pickle.PickleBuffer]], Sequence[Ref] | None]"
 """Puts buffers where another process finds them, and gives their refs; None: let them travel in the pickle."""
 
 
-Column: TypeAlias = "bytes | list[Parcel]"
-"""The items, or the values, of one chunk: all in one pickle, or a parcel each."""
+Column: TypeAlias = "bytes | list[Parcel] | tuple[bytes | list[Parcel], ...]"
+"""The items, or the values, of one chunk: all in one pickle, or a parcel each; or parts, each of them so packed."""
 
 
 def dumps(obj: object) -> bytes:
@@ -210,7 +210,9 @@ def loads_apart(frames: Sequence[Any]) -> Any:
     return pickle.loads(frames[0], buffers=frames[1:])
 
 
-def pack_column(items: Sequence[Any], refuse: Callable[[int, SendError], bytes], store: Store | None = None) -> Column:
+def pack_column(
+    items: Sequence[Any], refuse: Callable[[int, SendError], bytes], store: Store | None = None
+) -> bytes | list[Parcel]:
     """`items` as bytes; for one that cannot be sent, the bytes that `refuse(offset, why)` gives."""
     if _may_travel_as_one(items):
         return pickle.dumps(items, PROTOCOL)
@@ -240,6 +242,8 @@ def unpack_column(column: Column) -> Iterable[Any]:
     if isinstance(column, bytes):
         items: list[Any] = pickle.loads(column)
         return iter(items)
+    if isinstance(column, tuple):
+        return itertools.chain.from_iterable(map(unpack_column, column))
     return map(loads, column)
 
 
@@ -249,6 +253,10 @@ def claim_column(column: Column) -> None:
     In place of an item whose buffers are gone comes a `SendError`.
     """
     if isinstance(column, bytes):
+        return
+    if isinstance(column, tuple):
+        for part in column:
+            claim_column(part)
         return
     for index, parcel in enumerate(column):
         if type(parcel) is tuple and type(parcel[1]) is list:

@@ -113,6 +113,8 @@ def _run(envelope: Envelope, entered: float | None = None, stub: Stub | None = N
         started = perf_counter()
         _run_items(call, envelope, context, reply, notes)
         reply.seconds = perf_counter() - started
+        if notes is not None and receipts is None:  # which tell the size of each result
+            reply.pickles, reply.pickled = notes.pickles, notes.pickled
         if watch is not None:
             reply.random_used = watch.used()
     if capture is not None:
@@ -224,14 +226,16 @@ class _Notes:
 
     def __init__(self, stub: Stub, reply: Reply, capture: Capture | None, *, singly: bool) -> None:
         self._stub = stub
+        self._worker = reply.worker
         self._values = reply.values
         self._errors = reply.errors
         self._capture = capture
-        self._worker = reply.worker
         self._noted = 0
         self._events = 0
         self._at = perf_counter()
         self._singly = singly
+        self.pickles: list[bytes] = []
+        self.pickled = 0
         self.group = 1
 
     def add(self) -> bool:
@@ -244,7 +248,7 @@ class _Notes:
         if self._capture is not None:
             events, self._events = self._capture.events_since(self._events)
             events = [(event[0] - first, *event[1:]) for event in events]
-        data = pack_note(self._values[first:end], errors, events, self._worker)
+        packed = pack_note(self._values[first:end], errors, events, self._worker)
         if not self._singly:
             now = perf_counter()
             took, self._at = now - self._at, now
@@ -253,7 +257,13 @@ class _Notes:
             elif took > 4 * _NOTE_AFTER:
                 self.group = max(1, self.group // 2)
         self._noted = end
-        return data is not None and self._stub.note(end - first, data, self.group)
+        if packed is None:
+            return False
+        data, whole = packed
+        if whole is not None and not self._singly and self.pickled == first:
+            self.pickles.append(whole)
+            self.pickled = end
+        return self._stub.note(end - first, data, self.group)
 
 
 def _run_items(
