@@ -18,7 +18,7 @@ from typing import Any
 _WORTH = 20.0
 # ... but between these bounds, in seconds: under the first the caller's own thread is the limit, over the
 # second nobody gains.
-_SHORTEST = 0.008
+_SHORTEST = 0.016
 _LONGEST = 0.25
 # ... of a map with a journal this, since what is in no reply yet is not in the journal.
 JOURNALED = 0.002
