@@ -613,3 +613,12 @@ def test_a_pool_whose_own_error_is_false_has_failed() -> None:
     backend = _Scripted(refuses=_Falsy("boo"))
     with anypool.get_executor(backend) as executor, pytest.raises(BackendError, match="boo"):
         executor.submit(_run, 1).result(_LONG)
+
+
+def test_a_backend_that_runs_calls_in_its_submit_holds_no_more_than_a_chunk_of_results() -> None:
+    ran: list[int] = []
+    with anypool.get_executor("serial") as executor:
+        results = executor.map(ran.append, itertools.count(), chunksize=10)
+        for taken in range(1000):
+            next(results)
+            assert len(ran) <= taken + 2 * 10

@@ -307,7 +307,7 @@ class Dispatcher:
                 raise ExecutorClosed("cannot schedule new futures after shutdown; make another executor")
             goes_at_once = not self._queue and len(self._outstanding) < self._slots
             if goes_at_once:
-                task.state = _SENT
+                task.state = SENT
                 self._outstanding[task] = None
             else:
                 self._queue.append(task)

@@ -121,6 +121,7 @@ class Map:
         observer: Observer | None = None,
     ) -> None:
         self._dispatcher = dispatcher
+        self._runs_in_submit = dispatcher.start()[1].synchronous
         self._observer = observer
         self._job = job
         self._around_bytes = around_bytes
@@ -306,7 +307,9 @@ class Map:
             self._observer.back()
         while True:
             with self._lock:
-                self._pump()
+                # Where calls run in their submit, no worker is to be kept busy: more results would only be held.
+                if not (self._runs_in_submit and self._flow.has_ready):
+                    self._pump()
                 answer = self._flow.take_ready()
                 if answer is not None:
                     return answer
@@ -347,7 +350,8 @@ class Map:
         while len(self._out) < self._workers * _CHUNKS_OUT_PER_WORKER:
             while not self._arrivals.empty():
                 self._absorb(self._arrivals.get())
-            if sent and self._flow.has_ready and perf_counter() - started > _READ_AHEAD_SECONDS:
+            patience = 0.0 if self._runs_in_submit else _READ_AHEAD_SECONDS
+            if sent and self._flow.has_ready and perf_counter() - started > patience:
                 break
             chunk = self._next_chunk()
             if chunk is None:
