@@ -33,7 +33,7 @@ _PIPES_KEPT = 4  # of a worker, for maps that take turns on it
 def report(text: str = "", fraction: float | None = None) -> None:
     """Say from inside of a call how far it is: shown beside the progress of its map, while the call runs.
 
-    Outside of a call, and in a map whose progress nobody shows, it does nothing, in less than a microsecond.
+    Outside of a call, and in a map whose progress nobody shows, it does nothing, in about a microsecond.
 
     Parameters
     ----------
