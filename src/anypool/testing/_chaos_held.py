@@ -142,17 +142,20 @@ class Killer:
     def _run(self) -> None:
         while not self._stopped.wait(self._dice.expovariate(1 / self._every)):
             with self._lock:
-                if not self._alive:
-                    continue
-                pid = self._dice.choice(sorted(self._alive))
-                file = self._alive.pop(pid)
-                try:
-                    signal.pidfd_send_signal(file, signal.SIGKILL)
-                    self.kills += 1
-                except ProcessLookupError:
-                    pass
-                finally:
-                    os.close(file)
+                self._kill_one()
+
+    def _kill_one(self) -> None:
+        """Kill one of those that live. If none does, none is owed: a pool that loses workers at birth does nothing."""
+        if self._alive:
+            pid = self._dice.choice(sorted(self._alive))
+            file = self._alive.pop(pid)
+            try:
+                signal.pidfd_send_signal(file, signal.SIGKILL)
+                self.kills += 1
+            except ProcessLookupError:
+                pass
+            finally:
+                os.close(file)
 
     def stop(self) -> None:
         """Kill nothing more. Idempotent."""

@@ -1,0 +1,87 @@
+"""A soak: a hundred thousand calls while workers are killed at random, a tenth of a second apart on average.
+
+`ANYPOOL_SOAK_CALLS` and `ANYPOOL_SOAK_SECONDS` make it longer: a million calls, an hour.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import anypool
+from anypool.testing import chaos
+
+CALLS = int(os.environ.get("ANYPOOL_SOAK_CALLS", "100000"))
+SECONDS = float(os.environ.get("ANYPOOL_SOAK_SECONDS", "120"))
+"""Within which one soak must end."""
+
+KILL_EVERY = 0.1
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(SECONDS + 30)]
+
+
+class Counted:
+    """Writes each item down as it runs, and works for a moment: a file for each process, a line for each call."""
+
+    def __init__(self, place: Path) -> None:
+        self.place = place
+
+    def __call__(self, item: int) -> int:
+        file = os.open(self.place / str(os.getpid()), os.O_CREAT | os.O_APPEND | os.O_WRONLY)
+        try:
+            os.write(file, b"%d\n" % item)
+        finally:
+            os.close(file)
+        return item * item
+
+    def counts(self) -> Counter[int]:
+        """How often each item ran."""
+        found: Counter[int] = Counter()
+        for path in self.place.iterdir():
+            found.update(map(int, path.read_text().split()))
+        return found
+
+
+def soak(counted: Any, backend: Any, **options: Any) -> float:
+    """Run all calls; how long it took."""
+    began = time.monotonic()
+    with anypool.get_executor(backend) as executor:
+        for item, result in enumerate(executor.map(counted, range(CALLS), timeout=SECONDS, **options)):
+            assert result == item * item
+        assert item == CALLS - 1
+        took = time.monotonic() - began
+        assert executor.submit(os.getpid).result() != os.getpid()
+    return took
+
+
+def test_every_result_is_there_and_exact_while_workers_are_killed(tmp_path: Path) -> None:
+    counted = Counted(tmp_path)
+    backend = chaos("processes", max_workers=2, delay=0.0, kill_every=KILL_EVERY, seed=1)
+    took = soak(counted, backend, on_lost="retry")
+    counts = counted.counts()
+    again = sum(count - 1 for count in counts.values())
+    kills = backend._killer.kills
+    print(
+        f"{CALLS} calls in {took:.1f} s, {kills} kills, {again} calls ran again, {len(list(tmp_path.iterdir()))} workers"
+    )
+    assert set(counts) == set(range(CALLS))
+    assert kills >= 20  # as many as there were workers to kill: on a busy machine a new one takes longer than a kill
+    # Of the calls that a worker was at when it was killed one was running; up to 256 fast ones are noted at once.
+    assert again <= 256 * kills
+
+
+def test_submitted_calls_survive_it_too(tmp_path: Path) -> None:
+    calls = min(CALLS // 50, 20_000)
+    counted = Counted(tmp_path)
+    backend = chaos("processes", max_workers=2, delay=0.0, kill_every=KILL_EVERY, seed=2)
+    with anypool.get_executor(backend, on_lost="retry") as executor:
+        futures = [executor.submit(counted, item) for item in range(calls)]
+        assert [future.result(timeout=SECONDS) for future in futures] == [item * item for item in range(calls)]
+    counts = counted.counts()
+    assert set(counts) == set(range(calls))
+    assert sum(count - 1 for count in counts.values()) <= 2 * backend._killer.kills
