@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fault_calls import pid_after_a_while, stop_self
 
 import anypool
 from anypool.testing import FAULTS, Faults
@@ -98,7 +99,7 @@ class TestOnePool:
         faults.check(range(12))
 
     def test_a_worker_that_was_stopped_is_ended_by_the_limit(self, executor: Any, tmp_path: Path) -> None:
-        faults = Faults(tmp_path / "calls", {1: [_stop_self]})
+        faults = Faults(tmp_path / "calls", {1: [stop_self]})
         got = list(executor.map(faults, range(4), chunksize=2, call_timeout=0.5, errors="return"))
         assert isinstance(got[1], anypool.CallTimeout)
         assert [got[0], *got[2:]] == [0, 2, 3]
@@ -148,16 +149,7 @@ def test_leaving_by_an_error_ends_what_hangs(tmp_path: Path) -> None:
 def _workers(executor: Any) -> set[int]:
     """The pids of both workers: one call each, as neither ends before the other has begun."""
     for _ in range(50):
-        pids = set(executor.map(_pid_after_a_while, range(4), chunksize=1))
+        pids = set(executor.map(pid_after_a_while, range(4), chunksize=1))
         if len(pids) == 2:
             return pids
     raise AssertionError("two workers, and one runs all calls")
-
-
-def _pid_after_a_while(_: int) -> int:
-    time.sleep(0.02)
-    return os.getpid()
-
-
-def _stop_self(_: int) -> None:
-    os.kill(os.getpid(), signal.SIGSTOP)
