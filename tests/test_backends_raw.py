@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ import pytest
 
 import workers_calls as calls
 from anypool._bridge import ForeignExecutor, stop_unused_trackers
+from anypool._worker_end import WorkerDied
 from anypool.backend import Backend, Traits
 from anypool.backends.dask import Dask
 from anypool.backends.joblib import Joblib
@@ -651,3 +653,37 @@ def test_a_worker_with_another_version_is_named(users_cluster: Any, monkeypatch:
     monkeypatch.setattr(module, "_VERSION", "__import__('workers_calls').next_version()")
     with pytest.raises(VersionMismatch, match=r"anypool 1\.0.*has 0\.9.*anypool==1\.0"):
         Dask(cluster=users_cluster).start()
+
+
+def test_a_lost_worker_of_a_local_dask_cluster_says_how_it_ended(nothing_left: None) -> None:
+    backend = Dask(max_workers=2)
+    backend.start()
+    try:
+        pid = backend.submit(calls.pid, None).result(30)
+        killed = backend.submit(calls.die, None).exception(30)
+        assert isinstance(killed, WorkerDied)
+        assert (killed.exitcode, killed.host) == (-signal.SIGKILL, socket.gethostname())
+        crashed = backend.submit(calls.crash, None).exception(30)
+        assert isinstance(crashed, WorkerDied)
+        assert "SIGSEGV (-11)" in str(crashed)
+        assert "in crash" in str(crashed)
+        assert pid in (killed.pid, crashed.pid)
+    finally:
+        backend.stop(cancel=True)
+
+
+def test_one_call_of_a_local_dask_cluster_is_stopped(tmp_path: Path, nothing_left: None) -> None:
+    backend = Dask(max_workers=2)
+    size, traits = backend.start()
+    try:
+        (stopped, other), go = _block(Started(backend=backend, size=size, traits=traits), tmp_path, 2)
+        waiting = [backend.submit(calls.echo, index) for index in range(3)]
+        assert not any(backend.stop_call(future) for future in waiting)
+        assert backend.stop_call(stopped)
+        assert isinstance(stopped.exception(5), WorkerDied)
+        go.touch()
+        assert other.result(30)
+        assert [future.result(30) for future in waiting] == [0, 1, 2]
+        assert not backend.stop_call(stopped)
+    finally:
+        backend.stop(cancel=True)

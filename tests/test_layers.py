@@ -139,6 +139,8 @@ backends.processes    L5  the local pool
 backends.loky         L5  loky
 backends.joblib       L5  whatever joblib knows
 backends._dask_worker   L5  what a Dask worker needs so that the global random is a call's own
+backends._dask_nanny    L5  what becomes of the workers of a local Dask cluster
+backends._dask_lost     L5  the caller's side of a Dask worker's end
 backends._dask_cluster  L5  a Dask cluster in a process of its own
 backends._dask_import   L5  distributed, without what its import does to the caller's logging
 backends._dask_threads  L5  a Dask cluster in threads of the caller's process
@@ -188,6 +190,8 @@ BACKENDS = {
     "backends.loky": ({"_lanes"}, {"loky"}),
     "backends.joblib": ({"_lanes"}, {"joblib"}),
     "backends._dask_worker": (set(), {"dask", "distributed"}),
+    "backends._dask_nanny": ({"backends._dask_worker"}, set()),
+    "backends._dask_lost": ({"backends._dask_nanny"}, set()),
     "backends._dask_cluster": (set(), {"dask", "distributed"}),
     "backends._dask_import": (set(), {"distributed"}),
     "backends._dask_threads": ({"backends._dask_cluster", "backends._dask_import"}, {"dask", "distributed"}),
@@ -198,7 +202,13 @@ BACKENDS = {
     "backends._dask_held": (set(), {"distributed"}),
     "backends._dask_watch": (set(), set()),
     "backends.dask": (
-        {"backends._dask_cluster", "backends._dask_client", "backends._dask_held", "backends._dask_watch"},
+        {
+            "backends._dask_client",
+            "backends._dask_cluster",
+            "backends._dask_held",
+            "backends._dask_lost",
+            "backends._dask_watch",
+        },
         {"dask", "distributed"},
     ),
 }

@@ -16,7 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from anypool._adopted import adopt, run_if_ours
-from anypool._worker_end import WorkerDied, fault_file, post_mortem
+from anypool._worker_end import WorkerDied, fault_file, post_mortem, read_faults
 
 __all__ = ["CALLS_PER_LANE", "Lane", "NoLane"]
 
@@ -112,7 +112,9 @@ class Lane:
             self._died = WorkerDied(complaint)
         if self._died is None:
             process.join(_DIES_WITHIN)  # it ends when the pool is broken by something else
-            self._died = post_mortem(process.name, pid=process.pid, exitcode=process.exitcode, faults=self._faults)
+            self._died = post_mortem(
+                process.name, pid=process.pid, exitcode=process.exitcode, words=read_faults(self._faults)
+            )
         return self._died
 
     @property

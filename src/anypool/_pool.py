@@ -31,7 +31,7 @@ from anypool import _pool_link, _pool_start
 from anypool._pool_link import Link, Message, decode, encode, frame
 from anypool._pool_schedule import Bodies, Schedule, Slot, Task
 from anypool._pool_start import make_starter
-from anypool._worker_end import WorkerDied, fault_file, post_mortem
+from anypool._worker_end import WorkerDied, fault_file, post_mortem, read_faults
 
 __all__ = ["LocalPool", "WorkerDied"]
 
@@ -270,7 +270,7 @@ class LocalPool:
             process.signal(kill=True)  # it lives, but has closed its descriptors
             process.wait(_DIES_WITHIN)
         if process is not None:
-            died = post_mortem(slot.name, pid=process.pid, exitcode=process.exitcode, faults=slot.fault)
+            died = post_mortem(slot.name, pid=process.pid, exitcode=process.exitcode, words=read_faults(slot.fault))
         else:
             died = WorkerDied(f"worker {slot.name} could not be started: {error}")
             died.__cause__ = error

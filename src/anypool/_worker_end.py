@@ -8,7 +8,7 @@ import socket
 import tempfile
 from typing import IO, Final
 
-__all__ = ["WorkerDied", "fault_file", "post_mortem"]
+__all__ = ["WorkerDied", "fault_file", "post_mortem", "read_faults"]
 
 _LAST_WORDS: Final = 4096
 """Bytes of faulthandler's report that an error quotes, from its beginning."""
@@ -51,7 +51,7 @@ def post_mortem(
     *,
     pid: int | None,
     exitcode: int | None = None,
-    faults: IO[bytes] | None = None,
+    words: str = "",
     host: str | None = None,
     where: str = "",
 ) -> WorkerDied:
@@ -63,7 +63,7 @@ def post_mortem(
         The worker, as people know it.
     pid, exitcode : int, optional
         Of its process, as far as anybody knows.
-    faults : file, optional
+    words : str
         What it wrote by faulthandler.
     host : str, optional
         Where it was. By default this machine.
@@ -72,9 +72,8 @@ def post_mortem(
     """
     end = _describe_end(exitcode)
     place = ", ".join(part for part in (where, "" if pid is None else f"pid {pid}") if part)
-    words = "" if faults is None else _last_words(faults)
     return WorkerDied(
-        f"worker {name} ({place or 'pid unknown'}) {end}{words}",
+        f"worker {name} ({place or 'pid unknown'}) {end}" + (f"\n{words}" if words else ""),
         exitcode=exitcode,
         pid=pid,
         host=socket.gethostname() if host is None else host,
@@ -94,12 +93,12 @@ def _describe_end(code: int | None) -> str:
     return f"was ended by {name} ({code}){hint}"
 
 
-def _last_words(file: IO[bytes]) -> str:
-    """Return what faulthandler wrote in the worker."""
+def read_faults(file: IO[bytes] | None) -> str:
+    """Return what faulthandler wrote in the worker; nothing if there is no file."""
+    if file is None:
+        return ""
     size = file.seek(0, os.SEEK_END)
     # Its beginning: that has the innermost frames, which a deep stack would push out of a tail.
     file.seek(0)
     text = file.read(_LAST_WORDS).decode("utf-8", "backslashreplace").strip()
-    if size > _LAST_WORDS:
-        text += "\n..."
-    return f"\n{text}" if text else ""
+    return text + "\n..." if size > _LAST_WORDS else text

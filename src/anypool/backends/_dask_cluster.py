@@ -43,6 +43,7 @@ CLUSTER_CONFIG: dict[str, Any] = {
     "distributed.worker.memory.pause": False,
     "distributed.worker.memory.terminate": False,
     "distributed.worker.preload": ["anypool.backends._dask_worker"],
+    "distributed.nanny.preload": ["anypool.backends._dask_nanny"],
     # The log of recent messages would keep finished payloads alive.
     "distributed.admin.low-level-log-length": 0,
 }
@@ -134,6 +135,9 @@ class ClusterProcess:
         process = getattr(self, "_process", None)
         if process is not None:
             with contextlib.suppress(BrokenPipeError):  # it has ended: nothing to tell it
+                process.stdin.write(b"close\n")
+                process.stdin.flush()
+            with contextlib.suppress(BrokenPipeError):
                 process.stdin.close()
             try:
                 process.wait(0 if kill else _CLOSES_WITHIN)
@@ -171,7 +175,10 @@ def hold() -> None:
             answer = {"error": f"{type(exc).__name__}: {exc}"}
         with contextlib.suppress(BrokenPipeError):  # the caller is gone: stdin says so below
             print(json.dumps(answer), file=answers, flush=True)
-        sys.stdin.buffer.read()
+        if not sys.stdin.buffer.read() and sys.platform != "win32":
+            # The caller died: nobody waits for what workers are running.
+            shutil.rmtree(folder, ignore_errors=True)
+            os.killpg(0, signal.SIGKILL)
 
 
 def _start(settings: dict[str, Any]) -> tuple[Any, dict[str, str]]:

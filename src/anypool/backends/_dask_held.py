@@ -10,11 +10,12 @@ from __future__ import annotations
 import pickle
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from anypool.errors import SendError
 
-__all__ = ["Held", "pickle_with_keys"]
+__all__ = ["Held", "Run", "pickle_with_keys"]
 
 
 class Held:
@@ -70,6 +71,21 @@ def _arrive(key: str, data: Any) -> Held:
     held = _find(key)
     held._data = data
     return held
+
+
+class Run:
+    """Pickles as the call itself: to unpickle it is to run it.
+
+    Dask's scheduler unpickles tasks, traverses their arguments and replaces those that equal a key. So a task
+    is `pickle.loads(bytes)`: the scheduler meets a builtin and bytes, and needs neither anypool nor what the
+    user sent.
+    """
+
+    def __init__(self, call: Callable[[Any], Any], payload: Any) -> None:
+        self._task = (call, (payload,))
+
+    def __reduce__(self) -> tuple[Callable[[Any], Any], tuple[Any]]:
+        return self._task
 
 
 class _Pickling(threading.local):

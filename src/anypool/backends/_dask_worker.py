@@ -9,11 +9,16 @@ The name of this module is also given to workers as a preload, which is how dist
 
 from __future__ import annotations
 
+import faulthandler
 import importlib
+import os
 import random
 from typing import Any
 
-__all__ = ["dask_setup", "keep_random_for_calls", "log_note"]
+__all__ = ["FAULTS", "dask_setup", "keep_random_for_calls", "log_note"]
+
+FAULTS = "ANYPOOL_DASK_FAULTS"
+"""The variable by which a worker learns where to write its last words; it is gone at once."""
 
 _DRAW_BESIDE_CALLS = (
     "dask.sizeof",
@@ -51,3 +56,6 @@ def log_note(topic: str, line: str) -> None:
 def dask_setup(_worker: Any) -> None:
     """Called by distributed in each worker that has this module as a preload."""
     keep_random_for_calls()
+    faults = os.environ.pop(FAULTS, None)
+    if faults is not None:
+        faulthandler.enable(os.open(faults, os.O_WRONLY | os.O_APPEND))  # for good

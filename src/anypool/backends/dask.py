@@ -14,28 +14,15 @@ from typing import Any, ClassVar
 
 from anypool._bridge import settle
 from anypool._cpus import available_cpus
+from anypool._worker_end import WorkerDied
 from anypool.backend import Traits
 from anypool.backends._dask_client import Connection
-from anypool.backends._dask_held import Held, pickle_with_keys
+from anypool.backends._dask_held import Held, Run, pickle_with_keys
+from anypool.backends._dask_lost import LocalWorkers
 from anypool.backends._dask_watch import SchedulerLostError, Watch
 from anypool.errors import ConfigError, ExecutorClosed
 
 __all__ = ["Dask"]
-
-
-class _Run:
-    """Pickles as the call itself: to unpickle it is to run it.
-
-    Dask's scheduler unpickles tasks, traverses their arguments and replaces those that equal a key. So a task
-    is `pickle.loads(bytes)`: the scheduler meets a builtin and bytes, and needs neither anypool nor what the
-    user sent.
-    """
-
-    def __init__(self, call: Callable[[Any], Any], payload: Any) -> None:
-        self._task = (call, (payload,))
-
-    def __reduce__(self) -> tuple[Callable[[Any], Any], tuple[Any]]:
-        return self._task
 
 
 @dataclass(kw_only=True)
@@ -106,6 +93,7 @@ class Dask:
         self._waiting: deque[tuple[Future[Any], Callable[[Any], Any], Any]] = deque()
         self._sent: dict[Future[Any], Any] = {}
         self._held: dict[str, Any] = {}
+        self._local = LocalWorkers(None)
         self._reaches_workers = True  # until it turns out that this process does not
 
     @classmethod
@@ -142,7 +130,10 @@ class Dask:
                 self._client, self.gives_up_after, has_calls=lambda: bool(self._sent), give_up=self._give_up
             )
             self._watch.start()
-        return size, self._traits(max(threads.values()))
+        traits = self._traits(max(threads.values()))
+        if self._is_local() and self.processes:
+            self._local = LocalWorkers(self._client, are_killed_for_one=traits.stops_running_calls)
+        return size, traits
 
     def _connect(self, connection: Connection) -> None:
         if self.client is not None:
@@ -162,7 +153,6 @@ class Dask:
 
     def _traits(self, threads: int) -> Traits:
         from distributed.comm.core import CommClosedError
-        from distributed.scheduler import KilledWorker
 
         local = self._is_local()
         in_caller = local and not self.processes
@@ -175,9 +165,9 @@ class Dask:
             # Where lost calls are run again, one that kills its worker goes on to kill the workers of others.
             loses_only_running=local and not in_caller,
             reruns_lost_calls=not local,
-            stops_running_calls=local and self.processes,
+            stops_running_calls=local and self.processes and threads == 1,
             starts_processes=local,
-            lost=(KilledWorker, SchedulerLostError, CommClosedError),
+            lost=(WorkerDied, SchedulerLostError, CommClosedError),
         )
 
     def submit(self, call: Callable[[Any], Any], payload: Any, /) -> Future[Any]:
@@ -205,7 +195,7 @@ class Dask:
         try:
             if self._watch is not None and self._watch.trouble is not None:
                 raise SchedulerLostError(self._watch.trouble)
-            task, needs = pickle_with_keys(_Run(call, payload))
+            task, needs = pickle_with_keys(Run(call, payload))
             brought = {"buffers": [self._held[each] for each in needs]} if needs else {}
             key = f"anypool-{uuid.uuid4().hex}"
             native = self._client.submit(pickle.loads, task, key=key, pure=False, retries=0, **brought)
@@ -242,18 +232,22 @@ class Dask:
         """Wait for the task and fetch its result, on the client's loop: no thread has to wake up for it."""
         value: Any = None
         error: Exception | None = None
+        lost: Any = None
         try:
             value = await self._client.gather(native, asynchronous=True)
         except (asyncio.CancelledError, CancelledError):  # distributed's is one of the latter
             trouble = None if self._watch is None else self._watch.trouble
-            error = SchedulerLostError(
-                trouble or "Dask forgot the call: its scheduler, or the connection to it, is gone"
-            )
+            error = SchedulerLostError(trouble or "Dask forgot it: its scheduler, or the connection to it, is gone")
         except Exception as exc:
-            error = exc
+            error, lost = exc, getattr(exc, "last_worker", None)  # which distributed's KilledWorker has
         native.release()
         with self._lock:
             self._sent.pop(future, None)
+        if lost is not None and error is not None:
+            settle(future, error=await self._local.explain(lost, error))
+            await self._local.replacement(lost)  # else another worker would get two calls, and lose both
+            self._send_next()
+            return
         # Only now: a call that kills its worker would take a result along that was not fetched, and Dask makes up
         # for such a result by running its call again.
         self._send_next()
@@ -264,6 +258,12 @@ class Dask:
         with self._lock:
             sent = list(self._sent.values())
         await self._client.cancel(sent, asynchronous=True, force=True)
+
+    def stop_call(self, future: Future[Any], /) -> bool:
+        """Kill the worker of a local cluster that runs the call. False if it has ended, or others run there, too."""
+        with self._lock:
+            native = self._sent.get(future)
+        return native is not None and self._local.kill_worker_of(native.key)
 
     def _send_next(self) -> None:
         with self._lock:
