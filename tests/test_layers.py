@@ -27,6 +27,7 @@ PACKAGE = Path(anypool.__file__).parent
 # module, layer, why it is a file of its own
 TABLE = """
 errors                L0  the tree of errors; what a call raises is none of them
+_weight               L1  how many bytes an item or a value is, roughly
 _chunks               L1  how many items go into one call; is told times, reads no clock
 _flow                 L1  which results may go out, how much may be read: order and back-pressure
 _retry                L1  which items again, and after how long

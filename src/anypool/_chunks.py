@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+from anypool._weight import HEAVIEST_CHUNK
+
 # A chunk should run this many times longer than it costs to send it ...
 _WORTH = 20.0
 # ... but between these bounds, in seconds: under the first the caller's own thread is the limit, over the
@@ -64,6 +66,7 @@ class ChunkSizes:
         self._largest = 0
         self._per_item: float | None = None
         self._overhead: float | None = None
+        self._weight = 0.0  # bytes an item, there and back
 
     @property
     def target(self) -> float:
@@ -82,6 +85,8 @@ class ChunkSizes:
             least = int(_LEAST_WORTH * (self._overhead or 0.0) / per_item)
             size = min(size, max(1, least, math.ceil(remaining / (_GUIDED * self._workers))))
         size = min(size, self._largest * _GROWTH)
+        if self._weight:
+            size = max(1, min(size, int(HEAVIEST_CHUNK / self._weight)))
         return Plan(size, self.target * _PATIENCE, max(1, size // _LOOKS))
 
     def observe(self, items: int, run_seconds: float, overhead_seconds: float) -> None:
@@ -96,6 +101,11 @@ class ChunkSizes:
         self._largest = max(self._largest, items)
         if self._overhead is None or overhead_seconds < self._overhead:
             self._overhead = max(0.0, overhead_seconds)
+
+    def observe_weight(self, items: int, weight: int) -> None:
+        """Learn how many bytes `items` items are, there and back; quick to believe in many, slow to forget them."""
+        each = weight / items
+        self._weight = each if each > self._weight else (self._weight + each) / 2
 
 
 def read(items: Iterator[Any], size: int, into: list[Any]) -> Iterator[None]:

@@ -165,3 +165,4 @@ class Reply:
     receipts: bytes | None = None
     pickles: Sequence[bytes] = ()
     pickled: int = 0
+    weight: int = 0  # bytes of `values`, where they were not packed

@@ -26,6 +26,7 @@ from anypool._relay_settings import RelaySettings
 from anypool._retry import as_retry
 from anypool._seeds import as_seed
 from anypool._settings import Settings
+from anypool._weight import AT_HAND
 from anypool.errors import ConfigError, SendError
 
 if TYPE_CHECKING:
@@ -381,6 +382,7 @@ class PoolExecutor(_StdlibExecutor):
             items,
             around_bytes=None if traits.shares_memory else self._packed(job.around),
             total=_length(iterables),
+            at_hand=AT_HAND.issuperset(map(type, iterables)),
             workers=self.max_workers,
             ordered=ordered,
             errors=errors,

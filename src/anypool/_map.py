@@ -13,6 +13,7 @@ put what arrived into the queue. So nothing is read, and nothing sent, while nob
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -30,6 +31,7 @@ from anypool._envelope import Envelope, Job, Reply
 from anypool._flow import Flow, Part
 from anypool._stores import Outbox
 from anypool._task import Task
+from anypool._weight import HEAVIEST_CHUNK, read_weighing
 from anypool.errors import ExecutorClosed
 
 if TYPE_CHECKING:
@@ -42,6 +44,9 @@ if TYPE_CHECKING:
 _WINDOW_ITEMS_PER_WORKER = 512
 _WINDOW_CHUNKS_PER_WORKER = 4
 _CHUNKS_OUT_PER_WORKER = 2
+# ... and at most so many bytes of arguments sent and results held back. What is less than the second is not counted.
+_WINDOW_BYTES_PER_WORKER = 64 << 20
+_WEIGHED_APART = 4096
 # With a result ready to go out, the input is read no longer than this, in seconds, before it goes out.
 _READ_AHEAD_SECONDS = 0.002
 
@@ -61,6 +66,7 @@ class ChunkTask(Task):
         super().__init__(payload, outbox, limit)
         self.start = start
         self.items = items
+        self.weight = 0
         self._arrivals = arrivals
 
     def deliver(self, reply: Any, error: BaseException | None) -> None:
@@ -85,6 +91,8 @@ class Map:
         The job's surroundings, packed; None where chunks travel as they are.
     total : int or None
         Its length, where known; believed only as a hint.
+    at_hand : bool
+        Reading the input takes neither time nor memory: the items are in containers.
     workers : int
         How many chunks run at once.
     ordered, errors, timeout, chunksize, buffersize
@@ -107,6 +115,7 @@ class Map:
         *,
         around_bytes: bytes | None,
         total: int | None,
+        at_hand: bool,
         workers: int,
         ordered: bool,
         errors: Literal["raise", "return"],
@@ -152,6 +161,12 @@ class Map:
         self._random_used: set[str] = set()
         # Held for a step, not between them: shutdown may have to finish the map from another thread.
         self._lock = threading.RLock()
+        self._at_hand = at_hand
+        self._reads_slowly = False  # the last chunk was cut short, because the input kept others waiting
+        self._most_bytes: float = _WINDOW_BYTES_PER_WORKER * workers if buffersize is None else math.inf
+        self._bytes_out = 0  # of arguments that are sent
+        self._bytes_held = 0  # of results that are not delivered
+        self._weights: dict[int, int] = {}  # of these, by the index of the first item
 
     # --- for the caller -------------------------------------------------------------------------------
 
@@ -185,7 +200,7 @@ class Map:
                     del reply, items, answer
                     values.reverse()
                     yield from map(list.pop, repeat(values, length))  # keeps no reference to what went out
-                self._flow.delivered(length)
+                self._delivered(start, length)
                 answer = reply = items = None  # type: ignore[assignment]
             self._report_random()
             if self._input_error is not None:
@@ -263,6 +278,7 @@ class Map:
         """Run the rest of an input of known length; hold its results for whoever asks."""
         with self._lock:
             self._flow.window = NEVER
+            self._most_bytes = math.inf
             while self._must_finish:
                 sent = self._pump()
                 if self._out or self._later:
@@ -288,7 +304,7 @@ class Map:
                 )
             for _ in self._one_by_one(start, reply, items):
                 pass
-            self._flow.delivered(length)
+            self._delivered(start, length)
         self._close()
 
     def cancel(self) -> None:
@@ -298,6 +314,10 @@ class Map:
             task.is_wanted = False
             if self._dispatcher.withdraw(task):
                 task.withdrawn()
+
+    def _delivered(self, start: int, length: int) -> None:
+        self._flow.delivered(length)
+        self._bytes_held -= self._weights.pop(start, 0)
 
     # --- the loop -------------------------------------------------------------------------------------
 
@@ -362,6 +382,10 @@ class Map:
 
     def _next_chunk(self) -> tuple[int, Sequence[Any], Plan] | None:
         """The next chunk to send: (start, items, plan); what was handed back goes first."""
+        if self._is_full and (self._out or self._flow.has_ready):
+            return None
+        if self._reads_slowly and self._flow.has_ready and len(self._out) >= self._workers:
+            return None
         while (chunk := self._next_again()) is None:
             if self._input_ended or self._fails_at < NEVER or not self._flow.room:
                 return None
@@ -382,6 +406,13 @@ class Map:
                 return start, items, plan
             self._look_up(self._journal, start, items)
         return chunk
+
+    @property
+    def _is_full(self) -> bool:
+        """Whether as many bytes are on their way, or back, as may be held; each worker gets one item all the same."""
+        if self._bytes_held + self._bytes_out < self._most_bytes:
+            return False
+        return self._bytes_held >= self._most_bytes or len(self._out) >= self._workers
 
     def _next_again(self) -> tuple[int, Sequence[Any], Plan] | None:
         """The next chunk of what was read before, and is to be sent, once more or still."""
@@ -417,8 +448,14 @@ class Map:
         is_patient = self._chunksize is not None
         try:
             self._dispatcher.check_feeding()
-            for _ in read(self._input, size, items):
-                if not is_patient and perf_counter() - started > self._sizes.target:
+            steps = read if self._at_hand or is_patient else read_weighing
+            for weight in steps(self._input, size, items):
+                if is_patient:
+                    continue
+                seconds = perf_counter() - started
+                longest = _READ_AHEAD_SECONDS if self._is_waited_for else self._sizes.target
+                self._reads_slowly = seconds > longest
+                if self._reads_slowly or (weight or 0) >= HEAVIEST_CHUNK:
                     return items
         except Exception as exc:  # mostly the caller's own iterable's: raised in its place, after what came before
             exc.add_note(f"anypool: while reading the input of map, after {self._flow.items_read + len(items)} items")
@@ -429,9 +466,14 @@ class Map:
             self._input_ended = True
         return items
 
+    @property
+    def _is_waited_for(self) -> bool:
+        """Whether a result, or a worker without a chunk, waits for the reading of the input to end."""
+        return self._flow.has_ready or not self._arrivals.empty() or len(self._out) < self._workers
+
     def _send(self, start: int, items: Sequence[Any], plan: Plan) -> None:
         payload: Any
-        outbox = None
+        outbox, weight = None, 0
         began = 0.0 if self._observer is None else perf_counter()
         if self._around_bytes is None:
             payload = Envelope(self._job, start, items, len(items), plan.budget, plan.look_every)
@@ -440,7 +482,13 @@ class Map:
             outbox = Outbox(stores) if stores else None
             store = outbox.store if outbox else None
             payload = _packing.pack(self._job, self._around_bytes, start, items, plan, store)
+            count, weight = _packing.extent(payload)
+            if count < len(items):
+                self._flow.hand_back(Part(start + count, items[count:]))
+                items = items[:count]
         task = ChunkTask(payload, outbox, start, items, self._arrivals, self._call_timeout)
+        task.weight = weight
+        self._bytes_out += weight
         self._out.add(task)
         self._flow.sent(start, len(items))
         try:
@@ -455,6 +503,7 @@ class Map:
         task, packed, error, arrived_at = arrival
         self._out.discard(task)
         began = 0.0 if self._observer is None else perf_counter()
+        self._bytes_out -= task.weight
         self._flow.answered(task.start)
         if packed is None and error is None:  # withdrawn
             self._flow.hand_back(Part(task.start, task.items))
@@ -464,22 +513,32 @@ class Map:
                 self._observer.arrived(task, None, None, arrived_at, began)
             self._carry_out(self._attempts.settle_loss(task.start, task.items, error, task.seen))
             return
-        reply = _packing.unpack_reply(packed) if type(packed) is tuple else packed
+        if type(packed) is tuple:
+            weight, reply = _packing.weigh_reply(packed), _packing.unpack_reply(packed)
+        else:
+            weight, reply = packed.weight, packed
         if reply.broken is not None:
             reply.values, reply.errors = [None], {0: self._dispatcher.fail_initializer(reply.broken)}
         self._sizes.observe(len(reply.values), reply.seconds, arrived_at - task.sent_at - reply.seconds)
+        if reply.values:
+            self._sizes.observe_weight(len(reply.values), task.weight + weight)
         self._random_used.update(reply.random_used)
         if self._observer is not None:
             self._observer.arrived(task, packed, reply, arrived_at, began)
-        self._carry_out(self._attempts.settle(task.start, task.items, reply))
+        self._carry_out(self._attempts.settle(task.start, task.items, reply), weight)
 
-    def _carry_out(self, outcome: Outcome) -> None:
+    def _carry_out(self, outcome: Outcome, weight: int = 0) -> None:
         if self._journal is not None:  # before any of it can be delivered
             self._journal.record(outcome.held)
         for start, reply, items in outcome.held:
             self._flow.hold(start, len(reply.values), (start, reply, items))
             if self._observer is not None:
                 self._observer.held(start, reply, outcome.attempts)
+        if weight > _WEIGHED_APART and outcome.held:
+            weight //= len(outcome.held)
+            for start, _, _ in outcome.held:
+                self._weights[start] = weight
+                self._bytes_held += weight
         self._fails_at = min(self._fails_at, outcome.fails_at)
         for part in outcome.back:
             if part.start <= self._fails_at:

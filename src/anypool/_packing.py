@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from anypool import _wire
 from anypool._envelope import Envelope, Initializer, Job, Reply, Surroundings, Worker
 from anypool._tickets import open_ticket
+from anypool._weight import HEAVIEST_CHUNK
 from anypool.errors import SendError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "begin_ticket",
     "claim_reply",
+    "extent",
     "inner_threads_of",
     "is_observed",
     "pack",
@@ -45,6 +47,7 @@ __all__ = [
     "unpack",
     "unpack_note",
     "unpack_reply",
+    "weigh_reply",
     "with_ticket",
 ]
 
@@ -68,6 +71,7 @@ def pack(
 ) -> tuple[Any, ...]:
     """An envelope as a tuple of bytes; an item that cannot be sent will raise `SendError` in its place.
 
+    Of a chunk that may be handed back in part only the first items are packed, if they are large: see `extent`.
     With `store`, large buffers go into it, and those of the reply may come back likewise.
     """
 
@@ -76,8 +80,8 @@ def pack(
             return _wire.refusal(_wire.explain_call(*items[offset]) or why)
         return _wire.refusal(SendError(f"the argument of item {start + offset}: {why}"))
 
-    column = _wire.pack_column(items, refuse, store)
     budget, look_every = (plan.budget, plan.look_every) if plan else (None, 1)
+    column = _wire.pack_column(items, refuse, store, None if budget is None else HEAVIEST_CHUNK)
     around = job.around
     own_process = around.exclusive and not around.in_caller
     return (
@@ -92,7 +96,7 @@ def pack(
         job.keep_going,
         start,
         column,
-        len(items),
+        len(items) if type(column) is bytes else len(column),
         budget,
         look_every,
         job.observed,
@@ -120,6 +124,16 @@ def begin_ticket(packed: tuple[Any, ...]) -> Stub | None:
     if stub is not None:
         stub.begin(ref[-1], timed=timed)
     return stub
+
+
+def extent(packed: tuple[Any, ...]) -> tuple[int, int]:
+    """How many items are in an envelope, and how many bytes they are."""
+    return packed[11], _wire.weigh_column(packed[10])
+
+
+def weigh_reply(packed: tuple[Any, ...]) -> int:
+    """How many bytes the values in a reply are."""
+    return _wire.weigh_column(packed[0])
 
 
 class _Unpacked(threading.local):

@@ -61,6 +61,11 @@ Buffer: TypeAlias = PickleBuffer | memoryview | mmap.mmap | bytes | bytearray
 class OtherRef(Protocol):
     """Where a buffer is that is in no segment: in a file, or held by a backend for its workers. Pickles small."""
 
+    @property
+    def size(self) -> int:
+        """How many bytes it has; where it was stored."""
+        ...
+
     def claim(self) -> Buffer:
         """The buffer: writable, and private to whoever claims it."""
         ...

@@ -40,10 +40,11 @@ class Claimed:
     buffers that it gave out is gone.
     """
 
-    __slots__ = ("_buffers",)
+    __slots__ = ("_buffers", "size")
 
     def __init__(self, buffers: list[Buffer]) -> None:
         self._buffers: list[Buffer] | None = buffers
+        self.size = sum(memoryview(buffer).nbytes for buffer in buffers)
 
     def open(self) -> list[Buffer]:
         """The buffers, once: writable, and private to whoever holds them.

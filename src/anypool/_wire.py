@@ -211,16 +211,25 @@ def loads_apart(frames: Sequence[Any]) -> Any:
 
 
 def pack_column(
-    items: Sequence[Any], refuse: Callable[[int, SendError], bytes], store: Store | None = None
+    items: Sequence[Any],
+    refuse: Callable[[int, SendError], bytes],
+    store: Store | None = None,
+    heaviest: int | None = None,
 ) -> bytes | list[Parcel]:
-    """`items` as bytes; for one that cannot be sent, the bytes that `refuse(offset, why)` gives."""
+    """`items` as bytes; for one that cannot be sent, the bytes that `refuse(offset, why)` gives.
+
+    With `heaviest`, only the first of them, if the rest would come after so many bytes.
+    """
     if _may_travel_as_one(items):
         return pickle.dumps(items, PROTOCOL)
-    return _pack_each(items, refuse, store)
+    return _pack_each(items, refuse, store, heaviest)
 
 
-def _pack_each(items: Sequence[Any], refuse: Callable[[int, SendError], bytes], store: Store | None) -> list[Parcel]:
+def _pack_each(
+    items: Sequence[Any], refuse: Callable[[int, SendError], bytes], store: Store | None, heaviest: int | None
+) -> list[Parcel]:
     each: list[Parcel] = []
+    weight = 0
     before, _noted.refs = _noted.refs, []
     noted = _noted.refs
     try:
@@ -229,9 +238,38 @@ def _pack_each(items: Sequence[Any], refuse: Callable[[int, SendError], bytes], 
                 each.append(_dumps(item, None) if store is None else _to_parcel(item, store, noted))
             except SendError as exc:
                 each.append(refuse(offset, exc))
+            if heaviest is not None:
+                parcel = each[-1]
+                weight += len(parcel) if type(parcel) is bytes else weigh_parcel(parcel)
+                if weight >= heaviest:
+                    break
     finally:
         _noted.refs = before
     return each
+
+
+def weigh_parcel(parcel: Parcel) -> int:
+    """How many bytes `parcel` brings, with its buffers."""
+    if isinstance(parcel, bytes):
+        return len(parcel)
+    data, refs = parcel
+    if isinstance(refs, Sequence):
+        return len(data) + sum(map(_weigh_ref, refs))
+    return len(data) + refs.size
+
+
+def _weigh_ref(ref: Any) -> int:
+    size: int = ref[5] if type(ref) is tuple else ref.size
+    return size
+
+
+def weigh_column(column: Column) -> int:
+    """How many bytes `column` brings."""
+    if isinstance(column, bytes):
+        return len(column)
+    if isinstance(column, tuple):
+        return sum(map(weigh_column, column))
+    return sum(len(each) if type(each) is bytes else weigh_parcel(each) for each in column)
 
 
 def unpack_column(column: Column) -> Iterable[Any]:

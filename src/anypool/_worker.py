@@ -29,6 +29,7 @@ from anypool._packing import begin_ticket, inner_threads_of, is_observed, pack_n
 from anypool._relay import Capture, install_for_good
 from anypool._seeds import enter_call
 from anypool._tickets import Revoked
+from anypool._weight import HEAVIEST_CHUNK, weigh_all
 from anypool.errors import SendError
 
 if TYPE_CHECKING:
@@ -297,6 +298,10 @@ def _run_items(
                 return
         if envelope.budget is not None and perf_counter() > deadline:
             return
+        if notes is None:  # which take care of it themselves
+            reply.weight += weigh_all(values[before:])
+            if envelope.budget is not None and reply.weight >= HEAVIEST_CHUNK:
+                return
         if notes is not None and len(values) < length and not notes.add():
             return
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -42,7 +43,8 @@ class WorkerDied(Exception):
 def fault_file() -> IO[bytes]:
     """Return a new file without a name, for the last words of a worker (a traceback of faulthandler)."""
     if hasattr(os, "memfd_create"):
-        return open(os.memfd_create("anypool-faults"), "w+b", buffering=0)
+        with contextlib.suppress(OSError):  # refused by a sandbox, say
+            return open(os.memfd_create("anypool-faults"), "w+b", buffering=0)
     return tempfile.TemporaryFile(buffering=0)
 
 

@@ -110,6 +110,11 @@ class StopsCalls(Protocol):
 class HeldData(Protocol):
     """Stands for data that a backend holds for its workers. Hashable; pickles small, in a payload of that backend."""
 
+    @property
+    def size(self) -> int:
+        """How many bytes it has; where `hold` was called."""
+        ...
+
     def claim(self) -> Any:
         """The data, on a worker that has this from a payload: writable, and private to whoever claims it."""
         ...

@@ -21,10 +21,11 @@ __all__ = ["Held", "Run", "pickle_with_keys"]
 class Held:
     """Stands for data that Dask holds under `key`. On a worker it has the data, if its task depends on it."""
 
-    __slots__ = ("__weakref__", "_data", "key")
+    __slots__ = ("__weakref__", "_data", "key", "size")
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, size: int = 0) -> None:
         self.key: str = key
+        self.size: int = size
         self._data: Any = None
 
     def claim(self) -> bytearray:

@@ -210,8 +210,9 @@ class Dask:
 
     def hold(self, data: Any, /, *, for_all: bool) -> Held:
         """Bring `data` to one worker, or to all of them."""
-        held = Held(f"anypool-data-{uuid.uuid4().hex}")
-        content = {held.key: bytes(data)}
+        copy = bytes(data)
+        held = Held(f"anypool-data-{uuid.uuid4().hex}", len(copy))
+        content = {held.key: copy}
         try:
             native = self._client.scatter(content, broadcast=for_all, hash=False, direct=self._reaches_workers)
         except OSError:  # TimeoutError too: the workers are where only the scheduler reaches them
