@@ -275,6 +275,25 @@ def test_a_call_that_sets_its_precision_does_not_set_that_of_the_next() -> None:
         assert [isolated(context).run(call) for _ in range(2)] == [8, 8]
 
 
+@pytest.mark.parametrize("shares_memory", [False, True])
+def test_a_decimal_context_that_is_as_new_is_left_for_each_call_to_make(shares_memory: bool) -> None:
+    """It would have to be copied for each item, for 2 microseconds, in every program that has loaded decimal."""
+
+    def names() -> list[str]:
+        decimal.setcontext(decimal.DefaultContext.copy())
+        snapshot = capture_context(shares_memory=shares_memory)
+        with apply(snapshot, in_caller=True) as context:
+            return [var.name for var in context]
+
+    def changed() -> int:
+        decimal.setcontext(decimal.Context(prec=9))
+        with apply(capture_context(shares_memory=shares_memory), in_caller=True) as context:
+            return context.run(decimal.getcontext).prec
+
+    assert "decimal_context" not in Context().run(names)
+    assert Context().run(changed) == 9
+
+
 def test_numpys_error_modes_reach_the_call() -> None:
     with np.errstate(divide="raise", over="ignore"):
         snapshot = sent(capture_context())

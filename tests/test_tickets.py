@@ -130,3 +130,20 @@ def test_without_descriptors_a_map_goes_on() -> None:
     """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_what_was_noted_is_not_pickled_again_and_the_rest_is() -> None:
+    with anypool.get_executor("processes", max_workers=1) as executor:
+        mixed = executor.map(lambda item: item if item < 900 else [item], range(1000), chunksize=1000)
+        assert list(mixed) == [item if item < 900 else [item] for item in range(1000)]
+        refused = list(
+            executor.map(
+                lambda item: (each for each in ()) if item == 950 else item,
+                range(1000),
+                chunksize=1000,
+                errors="return",
+            )
+        )
+    assert isinstance(refused[950], anypool.SendError)
+    assert refused[:950] == list(range(950))
+    assert refused[951:] == list(range(951, 1000))
