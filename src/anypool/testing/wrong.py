@@ -429,6 +429,21 @@ class LosesReceipts(Right):
         return reply
 
 
+class DrawsAnewInARetry(Right):
+    """A call that is run again gets other random numbers."""
+
+    name = "draws anew in a retry"
+    caught_by = "test_a_retry_draws_the_same_numbers"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._runs: dict[tuple[str, int], int] = {}
+
+    def change_payload(self, payload: Envelope) -> Envelope:
+        run = self._runs[payload.job.key, payload.start] = self._runs.get((payload.job.key, payload.start), -1) + 1
+        return dataclasses.replace(payload, start=payload.start + 1000 * run)
+
+
 class ForgetsThatItNests(Right):
     """A call that opens an executor gets what the main program would get."""
 
@@ -494,6 +509,7 @@ WRONG: tuple[type[Right], ...] = (
     DelaysOutput,
     LosesTheContext,
     SeedsEachChunk,
+    DrawsAnewInARetry,
     HidesReports,
     LosesReceipts,
     ForgetsThatItNests,
