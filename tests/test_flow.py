@@ -60,12 +60,15 @@ class _AnyOrder(RuleBasedStateMachine):
     @precondition(lambda self: self.out)
     @rule(data=st.data())
     def answer(self, data: st.DataObject) -> None:
+        # All is drawn before anything changes: a draw may end the example, and `teardown` comes after it.
         start = data.draw(st.sampled_from(sorted(self.out)))
+        length = len(self.out[start])
+        cuts = sorted({0, length, *data.draw(st.lists(st.integers(0, length), max_size=3))})
+        parts = [(first, end, data.draw(st.booleans())) for first, end in zip(cuts, cuts[1:], strict=False)]
         items = self.out.pop(start)
         self.flow.answered(start)
-        cuts = sorted({0, len(items), *data.draw(st.lists(st.integers(0, len(items)), max_size=3))})
-        for first, end in zip(cuts, cuts[1:], strict=False):
-            if data.draw(st.booleans()):
+        for first, end, is_done in parts:
+            if is_done:
                 self.flow.hold(start + first, end - first, items[first:end])
             else:  # failed, and to run again; or not begun
                 self.flow.hand_back(Part(start + first, items[first:end]))
@@ -119,6 +122,7 @@ class _AnyOrder(RuleBasedStateMachine):
                 start, items = self.out.popitem()
                 _answer(self.flow, start, len(items), items)
             else:
+                assert self.flow.items_read < _ITEMS, "items are lost"
                 assert self.flow.room, "nothing is under way, and nothing may be read"
                 self.read_and_send(size=7)
         assert sorted(self.got) == list(range(_ITEMS))
