@@ -12,8 +12,10 @@ __all__ = ["finish_at_exit", "forget", "remember"]
 class Ends(Protocol):
     """What can be shut down."""
 
-    def shutdown(self, *, wait: bool = True) -> None:
-        """End it; with `wait`, once its calls have ended."""
+    def shutdown(
+        self, *, wait: bool = True, cancel_futures: bool = False, stop_running: bool = False, abandon: bool = False
+    ) -> None:
+        """End it; see `Dispatcher.shutdown`."""
         ...
 
 
@@ -55,8 +57,15 @@ def forget(each: Ends) -> None:
 
 
 def _finish_all() -> None:
+    stop = _was_interrupted()
     for each in list(_running):
         try:
-            each.shutdown(wait=True)
+            each.shutdown(wait=True, cancel_futures=stop, stop_running=stop, abandon=stop)
         except Exception:  # nobody is left to raise it to, and the hooks after this one must run
             sys.excepthook(*sys.exc_info())
+
+
+def _was_interrupted() -> bool:
+    """Whether the program ends because nobody handled Ctrl-C. In a dialogue the last error is long past."""
+    last = getattr(sys, "last_type", None)
+    return isinstance(last, type) and issubclass(last, KeyboardInterrupt) and not hasattr(sys, "ps1")

@@ -171,23 +171,34 @@ class Dispatcher:
                 "(or a buffersize), so the rest was not run; consume the results before leaving the executor"
             )
 
-    def shutdown(self, *, wait: bool = True, cancel_futures: bool = False, stop_running: bool = False) -> None:
-        """End the executor, as `PoolExecutor.shutdown` says. Idempotent."""
+    def shutdown(
+        self, *, wait: bool = True, cancel_futures: bool = False, stop_running: bool = False, abandon: bool = False
+    ) -> None:
+        """End the executor, as `PoolExecutor.shutdown` says. Idempotent.
+
+        Parameters
+        ----------
+        stop_running : bool
+            End the calls that run, where the backend can.
+        abandon : bool
+            Do not wait for those that it cannot end, either: somebody pressed Ctrl-C.
+        """
         self.is_closed = True
         if self._pid != os.getpid():
             return
         if cancel_futures:
             self._cancel_queued(spare_first=not stop_running)
         if wait:
-            self._finish(stop_running=stop_running)
+            self._finish(stop_running=stop_running, abandon=abandon)
         elif not self._is_stopped and (self._started is not None or self._start_lock.locked()):
             # A thread of its own: this may be a thread of the pool, which stop() joins, or the garbage collector.
             threading.Thread(target=self._finish, name="anypool-shutdown").start()
 
-    def _finish(self, *, stop_running: bool = False) -> None:
+    def _finish(self, *, stop_running: bool = False, abandon: bool = False) -> None:
         with self._start_lock:  # a start that is under way in another thread ends first, and none begins after it
             started = self._started
-        must_wait = not (stop_running and started is not None and started[1].stops_running_calls)
+        stops = stop_running and started is not None and started[1].stops_running_calls
+        must_wait = not (stops or abandon)
         trouble = self._finish_maps() if must_wait else None
         self._stop_unwanted()
         with self._idle:

@@ -687,12 +687,16 @@ class PoolExecutor(_StdlibExecutor):
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Shut down. After an exception: cancel what has not begun, and stop what runs where that can be."""
+        """Shut down. After an exception: cancel what has not begun, and stop what runs where that can be.
+
+        Calls that cannot be stopped are waited for, as they may use what the block leaves behind; not after Ctrl-C.
+        """
         failed = exc is not None
+        interrupted = isinstance(exc, KeyboardInterrupt)
         try:
-            self._dispatcher.shutdown(wait=True, cancel_futures=failed, stop_running=failed)
+            self._dispatcher.shutdown(wait=True, cancel_futures=failed, stop_running=failed, abandon=interrupted)
         except KeyboardInterrupt:  # while it waited for the rest
-            self._dispatcher.shutdown(wait=True, cancel_futures=True, stop_running=True)
+            self._dispatcher.shutdown(wait=True, cancel_futures=True, stop_running=True, abandon=True)
             raise
 
     # --- what it is -----------------------------------------------------------------------------------

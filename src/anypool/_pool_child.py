@@ -36,7 +36,7 @@ __all__ = ["STATUS", "fork_workers", "run_zygote", "spawned"]
 STATUS: Final = struct.Struct("<q")
 """What the zygote writes on a worker's status pipe: first its pid, at its end its exit code."""
 
-_GRACE_SECONDS: Final = 2.0
+_GRACE_SECONDS: Final = 1.0
 """How long after the caller's death a worker may take to leave by itself, before it is ended."""
 
 _MAXIMUM_CALLS: Final = 64
