@@ -59,7 +59,7 @@ def read_weighing(items: Iterator[Any], size: int, into: list[Any]) -> Iterator[
     """Add the next `size` items to `into`, in steps, each with the bytes that were read; to be left when they are many.
 
     The steps are so small that neither a slow input nor a large item comes after many others unnoticed: an item at a
-    time, of numbers several. What `items` raises is raised; `into` then has what came before.
+    time, of numbers several, once there are many. What `items` raises is raised; `into` then has what came before.
     """
     step, weight = 1, 0
     while size > 0:
@@ -70,7 +70,7 @@ def read_weighing(items: Iterator[Any], size: int, into: list[Any]) -> Iterator[
             return
         new = into[before:]
         if set(map(type, new)) <= _LIGHT:
-            step = min(2 * step, _LIGHT_AT_ONCE)
+            step = min(1 + len(into) // _LIGHT_AT_ONCE, _LIGHT_AT_ONCE)
         else:
             step = 1
             weight += sum(map(weigh, new))
