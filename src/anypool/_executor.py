@@ -152,6 +152,8 @@ class PoolExecutor(_StdlibExecutor):
         self._packed_initializer: Initializer | None = None
         # An executor that nobody shut down ends when nobody can use it any more.
         self._finalizer = weakref.finalize(self, self._dispatcher.shutdown, wait=False)
+        # The registry of finalizers holds the dispatcher, an error of which may hold frames that hold this executor.
+        self._at_end.append(self._finalizer.detach)
         self._finalizer.atexit = False  # the dispatchers that run at exit are finished together, and waited for
 
     # --- calls ----------------------------------------------------------------------------------------

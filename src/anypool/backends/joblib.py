@@ -117,7 +117,6 @@ class Joblib:
 
     def _traits(self, size: int) -> Traits:
         own_loky = self._own_loky is not None
-        local_processes = own_loky or (self.native == "multiprocessing" and not self._in_caller)
         return Traits(
             concurrent_in_process=bool(getattr(self._backend, "uses_threads", False)) and size > 1,
             in_caller=self._in_caller,
@@ -125,7 +124,7 @@ class Joblib:
             remote=self.native not in _ON_THIS_MACHINE,
             notices_lost_workers=own_loky,
             loses_only_running=own_loky,
-            stops_running_calls=local_processes,
+            stops_running_calls=own_loky,
             starts_processes=own_loky or self._in_caller,
             lost=(WorkerDied,) if own_loky else (),
         )
