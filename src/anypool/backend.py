@@ -34,8 +34,7 @@ class Traits:
         Of a lost worker only the calls that were running on it fail. Where False the native pool
         takes the calls running on other workers down with it.
     reruns_lost_calls : bool
-        A call whose worker was lost may have been run again by the backend before its loss was
-        reported.
+        A call whose worker was lost, or whose result was still there, may have been run again by the backend.
     stops_running_calls : bool
         `stop(cancel=True)`, and `StopsCalls` where offered, end a call that is running.
     starts_processes : bool
