@@ -6,6 +6,7 @@ import json
 import threading
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -226,3 +227,16 @@ def test_the_table_fits_80_columns_and_narrower() -> None:
     for width in (80, 40):
         assert max(map(len, comparison.render(width).splitlines())) <= width
     assert "1235 s   45.7 ms   123.46x  -123 us/item  identical" in comparison.render(80)
+
+
+def test_the_times_are_drawn_as_bars(tmp_path: Path) -> None:
+    from xml.etree import ElementTree
+
+    comparison = anypool.compare(abs, [-1, 2], backends=["threads"])
+    comparison.save(tmp_path / "times.svg")
+    root = ElementTree.parse(tmp_path / "times.svg").getroot()
+    texts = [each.text for each in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"abs on 2 items", "serial", "threads"} <= set(texts)
+    assert len(list(root.iter("{http://www.w3.org/2000/svg}rect"))) == 4
+    with pytest.raises(ValueError, match="svg"):
+        comparison.save(tmp_path / "times.png")

@@ -150,6 +150,7 @@ backends._dask_held     L5  data that Dask holds for its workers
 backends._dask_watch    L5  whether anybody is left to run the calls of a Dask cluster
 backends.dask         L5  Dask
 testing               L5  the contract as tests; a package with an order of its own
+_compare_plot         L5  the times of a comparison as bars
 _compare              L5  one workload on many backends
 _watch                L5  what a call does besides returning
 _verify               L5  whether a function is portable, and why not

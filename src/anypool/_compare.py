@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -126,6 +127,23 @@ class Comparison:
             lines += _findings(row)
         return "\n".join(lines)
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the times as bars into an SVG file, which any browser shows.
+
+        Raises
+        ------
+        ValueError
+            The name of the file does not end in ``.svg``.
+        """
+        from anypool._compare_plot import bars
+
+        if not os.fspath(path).lower().endswith(".svg"):
+            raise ValueError(f"the bars are an SVG file: {os.fspath(path)!r} must end in '.svg'")
+        title = f"{self.function} on {self.items} item{'s' * (self.items != 1)}"
+        rows = [(row.backend, row.first, row.warm, _remark(row)) for row in self.rows]
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(bars(title, rows))
+
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as JSON can hold it; times are in seconds."""
         return {
@@ -136,6 +154,12 @@ class Comparison:
             "rows": [_plain(row) for row in self.rows],
             "left_out": [{"backend": name, "reason": reason} for name, reason in self.left_out],
         }
+
+
+def _remark(row: Compared) -> str:
+    if row.error is not None:
+        return "failed"
+    return "" if row.identical else "results differ"
 
 
 def compare(
