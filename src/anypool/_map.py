@@ -151,6 +151,7 @@ class Map:
         self._fails_at = NEVER  # the lowest item known to fail: nothing behind it will be delivered
         self._is_cancelled = False
         self._is_asked = False  # somebody has asked for a result
+        self._is_closed = False  # whoever had the iterator closed it, or dropped it
         self._is_dropped = False  # nobody can ask for one any more
         self._input_error: BaseException | None = None
         self._call_timeout = call_timeout
@@ -205,6 +206,9 @@ class Map:
             self._report_random()
             if self._input_error is not None:
                 raise self._input_error
+        except GeneratorExit:
+            self._is_closed = True
+            raise
         finally:
             self._leave()
 
@@ -247,7 +251,7 @@ class Map:
             self._is_dropped = True  # fire and forget: shutdown runs the rest
             return
         if self._is_asked:
-            self.cancel()
+            self.cancel(end_running=self._is_closed)
         self._close()
 
     def _close(self) -> None:
@@ -307,11 +311,11 @@ class Map:
             self._delivered(start, length)
         self._close()
 
-    def cancel(self) -> None:
-        """Send nothing more, and take back what has not begun."""
+    def cancel(self, *, end_running: bool = True) -> None:
+        """Send nothing more, take back what has not begun; what runs need not be waited for, unless the map failed."""
         self._is_cancelled = True
         for task in list(self._out):
-            task.is_wanted = False
+            task.is_wanted = not end_running
             if self._dispatcher.withdraw(task):
                 task.withdrawn()
 
