@@ -15,7 +15,7 @@ import pytest
 import anypool
 from anypool.backend import Backend, StopsCalls
 from anypool.testing import ExecutorTests, Faults, Gate, chaos
-from anypool.testing._chaos import Chaos, StoppingChaos
+from anypool.testing._chaos import Chaos
 from anypool.testing._chaos_worker import Fate
 from anypool.testing._effects import LIMIT
 
@@ -37,12 +37,6 @@ class TestThreadsOnABadDay(ExecutorTests):
 
     backend = Chaos
     options: ClassVar = options_of(chaos("threads", max_workers=2, seed=7, delay=0.001))
-
-
-@pytest.mark.soak
-class TestProcessesOnABadDay(ExecutorTests):
-    backend = StoppingChaos
-    options: ClassVar = options_of(chaos("processes", max_workers=2, seed=7, delay=0.001))
 
 
 @pytest.fixture(params=["threads", "processes"])

@@ -67,13 +67,19 @@ class Threads:
 
     def _work(self) -> None:
         thread = threading.current_thread()
-        while (each := self._calls.get()) is not None:
+        while (each := self._next()) is not None:
             self._busy.add(thread)
             _run(*each)
             del each  # what it holds must not stay while this thread waits
             self._busy.discard(thread)
-            with self._lock:
+
+    def _next(self) -> _Call | None:
+        with self._lock:  # as for `submit`: a thread counts as idle only if nothing waits for it
+            try:
+                return self._calls.get_nowait()
+            except Empty:
                 self._idle += 1
+        return self._calls.get()
 
     def stop(self, *, cancel: bool) -> None:
         """Wait for the threads; with `cancel`, not for one whose call still runs, as it cannot be ended."""
