@@ -520,6 +520,7 @@ def test_workers_run_their_exit_handlers(make: Callable[..., LocalPool], method:
     assert numbers_in(file) == [1]
 
 
+@pytest.mark.timeout(240)
 def test_two_hundred_pools_leave_the_process_as_it_was(method: str) -> None:
     LocalPool(1, start_method=method).stop(cancel=False)
     before, memory = holdings(), psutil.Process().memory_info().rss

@@ -12,6 +12,8 @@ import pytest
 
 from anypool.testing.wrong import WRONG, Right
 
+pytestmark = pytest.mark.timeout(240)  # the first test runs them all
+
 CASES = Path(__file__).with_name("wrong_cases.py")
 
 
@@ -28,7 +30,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, st
         *("--anypool-scorecard", str(card), *sorted(nodes)),
     ]
     environment = {**os.environ, "PYTEST_ANYPOOL_LIMIT": "1.5", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=50, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, check=False)
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout + done.stderr
     tests: dict[str, dict[str, str]] = json.loads(card.read_text())["tests"]
     return tests
