@@ -6,6 +6,7 @@ is noticed, and `stop` leaves nothing. Results are checked by a second road, fil
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import signal
@@ -81,6 +82,9 @@ def started(request: pytest.FixtureRequest, nothing_left: None) -> Iterator[Star
     size, traits = backend.start()
     yield Started(backend=backend, size=size, traits=traits)
     backend.stop(cancel=True)
+    del backend
+    gc.collect()  # the finalizers of joblib's multiprocessing pool start its tracker again
+    stop_unused_trackers()
 
 
 def _everything() -> set[str]:
