@@ -96,3 +96,25 @@ def test_functions_that_are_gone_are_forgotten(main: ModuleType) -> None:
     kept = len(_functions._kept)
     del main.f
     assert len(_functions._kept) == kept - 1
+
+
+def test_a_function_under_a_cache_is_sent_with_how_it_was_made_and_nothing_that_it_remembers(main: ModuleType) -> None:
+    define(main, "import functools\n@functools.lru_cache(maxsize=3, typed=True)\ndef f(x): return x * x\nf.unit = 'm'")
+    main.f(2)
+    sent = _wire.loads(_wire.dumps(main.f))
+    assert (sent.cache_parameters(), sent.unit, sent.__name__) == ({"maxsize": 3, "typed": True}, "m", "f")
+    assert sent.cache_info().currsize == 0
+    assert sent(4) == 16
+
+
+def test_a_global_under_a_cache_is_sent_with_the_function_that_uses_it(main: ModuleType) -> None:
+    define(main, "import functools\n@functools.cache\ndef g(x): return x and g(x - 1) + 2\ndef f(x): return g(x)")
+    assert call(_wire.dumps(main.f), 4) == 8
+    define(main, "def g(x): return -x")
+    assert call(_wire.dumps(main.f), 4) == -4
+
+
+def test_a_function_under_a_cache_that_a_worker_can_import_is_sent_by_its_name() -> None:
+    import fnmatch
+
+    assert _wire.loads(_wire.dumps(fnmatch._compile_pattern)) is fnmatch._compile_pattern

@@ -257,6 +257,7 @@ def test_fingerprints_tell_apart_what_differs() -> None:
         np.zeros(3), np.zeros(4), np.zeros((3, 1)), np.zeros(3, dtype=int), np.array(["a"], dtype=object),
         random.Random(1), random.Random(2), lambda x: x, lambda x: x + 1,
         functools.partial(pow, 2), functools.partial(pow, 3),
+        functools.cache(lambda x: x + 2), functools.cache(lambda x: x + 3),
     ]  # fmt: skip
     marks = [fingerprint(value) for value in values]
     assert len(set(marks)) == len(values)

@@ -78,6 +78,8 @@ class _Walk:
             self._parts("cell", _contents(value))
         elif kind is functools.partial:
             self._parts("partial", (value.func, value.args, value.keywords))
+        elif kind is functools._lru_cache_wrapper:  # which pickles as its name
+            self._parts("cached", (value.__wrapped__,))
         elif isinstance(value, (type, types.BuiltinFunctionType, types.ModuleType)):
             self._named(value)
         else:

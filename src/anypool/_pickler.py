@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import pickle
+import sys
 import types
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -36,7 +38,7 @@ def pickler_class() -> type:
             return make, tuple(code.co_filename if arg == "<dynamic-code>" else arg for arg in args)
 
         class Pickler(cloudpickle.Pickler):  # type: ignore[misc, name-defined, unused-ignore]
-            """cloudpickle, with context variables by name (a function's globals may hold one), and memoryviews."""
+            """cloudpickle, with context variables by name (a function's globals may hold one), views and caches."""
 
             dispatch_table: ClassVar = ChainMap(
                 {types.CodeType: reduce_code_with_its_file}, cloudpickle.Pickler.dispatch_table
@@ -47,6 +49,8 @@ def pickler_class() -> type:
                     return reduce_contextvar(obj)
                 if type(obj) is memoryview:  # which cloudpickle would turn into bytes
                     return _reduce_view(obj)
+                if type(obj) is functools._lru_cache_wrapper and not _is_importable(obj):
+                    return _reduce_cached(obj)
                 return super().reducer_override(obj)
 
         _pickler = Pickler
@@ -63,6 +67,31 @@ def _rebuild_view(data: Any, code: str, shape: tuple[int, ...], readonly: bool) 
     if code != "B" or len(shape) != 1:
         view = view.cast(code, shape) if 0 not in shape else view.cast(code)  # type: ignore[call-overload]
     return view.toreadonly() if readonly else view
+
+
+def _is_importable(obj: Any) -> bool:
+    """Whether a worker finds this very object under its name."""
+    if obj.__module__ == "__main__":
+        return False
+    found: Any = sys.modules.get(obj.__module__)
+    for name in obj.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is obj
+
+
+def _reduce_cached(obj: Any) -> tuple[Any, ...]:
+    """A function under `functools.cache`, which cloudpickle would send as a name. What it remembers stays here."""
+    parameters = obj.cache_parameters()
+    added = {
+        name: value
+        for name, value in vars(obj).items()
+        if name not in ("__wrapped__", "cache_parameters") and name not in vars(obj.__wrapped__)
+    }
+    return _rebuild_cached, (obj.__wrapped__, parameters["maxsize"], parameters["typed"]), added or None
+
+
+def _rebuild_cached(fn: Any, maxsize: int | None, typed: bool) -> Any:
+    return functools.lru_cache(maxsize=maxsize, typed=typed)(fn)
 
 
 def find_culprit(obj: object) -> str:

@@ -74,6 +74,22 @@ def _decorated() -> Callable[[int], int]:
     return increment
 
 
+def _cached() -> Callable[[int], int]:
+    @functools.lru_cache(maxsize=3)
+    def double(item: int) -> int:
+        return 2 * item
+
+    return double
+
+
+def _cached_recursion() -> Callable[[int], int]:
+    @functools.cache
+    def fibonacci(item: int) -> int:
+        return item if item < 2 else fibonacci(item - 1) + fibonacci(item - 2)
+
+    return fibonacci
+
+
 def _with_defaults() -> Callable[[int], int]:
     def call(item: int, *rest: int, factor: int = 7) -> int:
         return item * factor + len(rest)
@@ -101,6 +117,8 @@ _UNIMPORTABLE_KINDS: dict[str, Callable[[], Callable[[int], Any]]] = {
     "mutual recursion": _mutually_recursive,
     "method of a local class": _method_of_a_local_class,
     "decorated": _decorated,
+    "cached": _cached,
+    "cached recursion": _cached_recursion,
     "defaults": _with_defaults,
     "partial of a lambda": lambda: functools.partial(lambda first, item: first - item, 50),
     "lambda with a nested lambda": lambda: lambda item: (lambda inner: inner * 2)(item) + 1,
