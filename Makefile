@@ -69,12 +69,15 @@ verify-types: $(READY)
 bench: $(READY)
 	$(BIN)/python -m pip install -q --group bench
 	$(BIN)/python benchmarks/run.py --json benchmarks/records/performance.json
+	$(BIN)/python benchmarks/cpu_or_io.py --json benchmarks/records/cpu_or_io.json
 	$(BIN)/python benchmarks/performance_docs.py
+	$(BIN)/python benchmarks/cpu_or_io.py --pages
 
-# The pages and the plots again, from the record that is there.
+# The pages and the plots again, from the records that are there.
 performance-docs: $(READY)
 	$(BIN)/python -m pip install -q --group bench
 	$(BIN)/python benchmarks/performance_docs.py
+	$(BIN)/python benchmarks/cpu_or_io.py --pages
 
 # What a call costs, counted and not timed, against its limits; a part of `make test`.
 gate: $(READY)

@@ -18,7 +18,7 @@ from typing import Any
 from palette import Line, Theme, line_of, save, spread_labels, style_axes
 from sweeps import AUTOMATIC, MEMORY
 
-__all__ = ["PLOTS", "draw_all"]
+__all__ = ["PLOTS", "draw_all", "set_ticks"]
 
 Curves = Mapping[str, Mapping[float, float]]
 _TINY = 1e-7
@@ -71,8 +71,8 @@ def draw_overhead(record: Mapping[str, Any], theme: Theme) -> Any:
     }
     axes.set_xscale("log")
     axes.set_yscale("log")
-    _set_ticks(axes.xaxis, [1e-7, 1e-5, 1e-4, 1e-3, 1e-2], ["tiny", "10 µs", "100 µs", "1 ms", "10 ms"])
-    _set_ticks(axes.yaxis, [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2], ["0.1 µs", "1 µs", "10 µs", "100 µs", "1 ms", "10 ms"])
+    set_ticks(axes.xaxis, [1e-7, 1e-5, 1e-4, 1e-3, 1e-2], ["tiny", "10 µs", "100 µs", "1 ms", "10 ms"])
+    set_ticks(axes.yaxis, [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2], ["0.1 µs", "1 µs", "10 µs", "100 µs", "1 ms", "10 ms"])
     style_axes(
         axes,
         theme,
@@ -96,9 +96,9 @@ def draw_chunks(record: Mapping[str, Any], theme: Theme) -> Any:
         curves = _curves(record, sweep)
         axes.set_xscale("log", base=4)
         xs = sorted({x for name in _plain(curves) for x in curves[name]})
-        _set_ticks(axes.xaxis, xs, [f"{x:,.0f}" for x in xs])
+        set_ticks(axes.xaxis, xs, [f"{x:,.0f}" for x in xs])
         axes.set_ylim(0, 1.04)
-        _set_ticks(axes.yaxis, [0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
+        set_ticks(axes.yaxis, [0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
         style_axes(axes, theme, title=title, note=_CHOSEN, x="calls in a chunk", y="of the limit")
         _draw_curves(axes, theme, curves, _plain(curves))
         for name in _plain(curves):
@@ -121,8 +121,8 @@ def draw_throughput(record: Mapping[str, Any], theme: Theme) -> Any:
         curves = _curves(record, sweep)
         axes.set_xscale("log")
         axes.set_yscale("log")
-        _set_ticks(axes.xaxis, [1e3, 1e4, 1e5, 1e6, 1e7], ["1 kB", "10 kB", "100 kB", "1 MB", "10 MB"])
-        _set_ticks(
+        set_ticks(axes.xaxis, [1e3, 1e4, 1e5, 1e6, 1e7], ["1 kB", "10 kB", "100 kB", "1 MB", "10 MB"])
+        set_ticks(
             axes.yaxis,
             [1e5, 1e6, 1e7, 1e8, 1e9, 1e10],
             ["100 kB/s", "1 MB/s", "10 MB/s", "100 MB/s", "1 GB/s", "10 GB/s"],
@@ -139,8 +139,8 @@ def draw_scaling(record: Mapping[str, Any], theme: Theme) -> Any:
     for axes in (left, right):
         axes.set_xscale("log")
         axes.set_yscale("log")
-        _set_ticks(axes.xaxis, [1e2, 1e3, 1e4, 1e5, 1e6, 1e7], ["100", "1,000", "10⁴", "10⁵", "10⁶", "10⁷"])
-    _set_ticks(left.yaxis, [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2], ["0.1 µs", "1 µs", "10 µs", "100 µs", "1 ms", "10 ms"])
+        set_ticks(axes.xaxis, [1e2, 1e3, 1e4, 1e5, 1e6, 1e7], ["100", "1,000", "10⁴", "10⁵", "10⁶", "10⁷"])
+    set_ticks(left.yaxis, [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2], ["0.1 µs", "1 µs", "10 µs", "100 µs", "1 ms", "10 ms"])
     style_axes(left, theme, title="Time of a tiny call", note=_LINES, x="calls in a map", y="time per call")
     _draw_curves(left, theme, curves, _plain(curves))
     memory = {
@@ -148,7 +148,7 @@ def draw_scaling(record: Mapping[str, Any], theme: Theme) -> Any:
         for name, curve in curves.items()
         if name.endswith(MEMORY)
     }
-    _set_ticks(right.yaxis, [1e5, 1e6, 1e7, 1e8, 1e9], ["≤ 0.1 MB", "1 MB", "10 MB", "100 MB", "1 GB"])
+    set_ticks(right.yaxis, [1e5, 1e6, 1e7, 1e8, 1e9], ["≤ 0.1 MB", "1 MB", "10 MB", "100 MB", "1 GB"])
     style_axes(
         right,
         theme,
@@ -168,8 +168,8 @@ def draw_scale(record: Mapping[str, Any], theme: Theme) -> Any:
     sizes = sorted({each["workers"] for each in record["scale"]["simulated"]})
     axes.set_xlim(sizes[0] / 1.3, sizes[-1] * 1.3)
     axes.set_ylim(0, 1.04)
-    _set_ticks(axes.xaxis, [1, 10, 100, 1_000], ["1", "10", "100", "1,000"])
-    _set_ticks(axes.yaxis, [0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
+    set_ticks(axes.xaxis, [1, 10, 100, 1_000], ["1", "10", "100", "1,000"])
+    set_ticks(axes.yaxis, [0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
     note = "a simulated cluster that costs nothing; one call in a chunk"
     style_axes(axes, theme, title="What one caller keeps busy", note=note, x="workers", y="time that they work")
     ends = []
@@ -188,7 +188,7 @@ def draw_scale(record: Mapping[str, Any], theme: Theme) -> Any:
 _LENGTHS = {0.001: "1 ms", 0.01: "10 ms", 0.1: "100 ms"}
 
 
-def _set_ticks(axis: Any, places: Sequence[float], labels: Sequence[str]) -> None:
+def set_ticks(axis: Any, places: Sequence[float], labels: Sequence[str]) -> None:
     from matplotlib.ticker import FixedFormatter, FixedLocator
 
     axis.set_major_locator(FixedLocator(list(places)))

@@ -229,6 +229,26 @@ def test_pages_say_what_the_record_says(module: Any) -> None:
     assert module("performance_docs").main(["--check"]) == 0, "run: python benchmarks/performance_docs.py"
 
 
+def test_the_page_on_processes_and_threads_says_what_its_record_says(module: Any) -> None:
+    assert module("cpu_or_io").main(["--pages", "--check"]) == 0, "run: python benchmarks/cpu_or_io.py --pages"
+
+
+def test_processes_and_threads_are_measured_on_each_kind_of_call_and_drawn(module: Any, tmp_path: Path) -> None:
+    from functools import partial
+
+    file = tmp_path / "record.json"
+    assert "wait on processes" in run_benchmark("cpu_or_io.py", "--quick", "--json", str(file))
+    record = json.loads(file.read_text(encoding="utf-8"))
+    assert [kind["name"] for kind in record["kinds"]] == ["python", "numpy", "wait"]
+    for kind in record["kinds"]:
+        assert [set(point["speed_ups"]) for point in kind["points"]] == [{"threads", "processes"}] * 4
+    waiting = record["kinds"][2]["points"][-1]
+    assert waiting["length"] >= 0.01
+    assert min(waiting["speed_ups"]["threads"]) > 1.5  # sleeping calls overlap, however busy the machine is
+    written = module("palette").save(partial(module("cpu_or_io").draw, record), tmp_path, "plot")
+    assert {path.name for path in written} == {"plot.svg", "plot-light.png", "plot-dark.png"}
+
+
 def test_a_page_is_changed_between_the_markers_only(module: Any) -> None:
     pages = module("performance_docs")
     record = json.loads(pages.RECORD.read_text(encoding="utf-8"))
