@@ -253,6 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few calls, one round")
     parser.add_argument("--json", type=Path, default=None, metavar="FILE", help="write the record there, too")
+    parser.add_argument("--plots", type=Path, default=None, metavar="DIRECTORY", help="draw what was measured there")
     parser.add_argument("--pages", action="store_true", help="measure nothing: plot and page from the record")
     parser.add_argument("--check", action="store_true", help="with --pages: only tell whether the page is stale")
     options = parser.parse_args(arguments)
@@ -278,6 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(align([head, *rows]))
     if options.json is not None:
         options.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    if options.plots is not None:
+        save(partial(draw, record), options.plots, "cpu-or-io")
     return 0
 
 

@@ -233,11 +233,10 @@ def test_the_page_on_processes_and_threads_says_what_its_record_says(module: Any
     assert module("cpu_or_io").main(["--pages", "--check"]) == 0, "run: python benchmarks/cpu_or_io.py --pages"
 
 
-def test_processes_and_threads_are_measured_on_each_kind_of_call_and_drawn(module: Any, tmp_path: Path) -> None:
-    from functools import partial
-
-    file = tmp_path / "record.json"
-    assert "wait on processes" in run_benchmark("cpu_or_io.py", "--quick", "--json", str(file))
+def test_processes_and_threads_are_measured_on_each_kind_of_call_and_drawn(tmp_path: Path) -> None:
+    file, plots = tmp_path / "record.json", tmp_path / "plots"
+    out = run_benchmark("cpu_or_io.py", "--quick", "--json", str(file), "--plots", str(plots))
+    assert "wait on processes" in out
     record = json.loads(file.read_text(encoding="utf-8"))
     assert [kind["name"] for kind in record["kinds"]] == ["python", "numpy", "wait"]
     for kind in record["kinds"]:
@@ -245,8 +244,8 @@ def test_processes_and_threads_are_measured_on_each_kind_of_call_and_drawn(modul
     waiting = record["kinds"][2]["points"][-1]
     assert waiting["length"] >= 0.01
     assert min(waiting["speed_ups"]["threads"]) > 1.5  # sleeping calls overlap, however busy the machine is
-    written = module("palette").save(partial(module("cpu_or_io").draw, record), tmp_path, "plot")
-    assert {path.name for path in written} == {"plot.svg", "plot-light.png", "plot-dark.png"}
+    names = {path.name for path in plots.iterdir()}
+    assert names == {"cpu-or-io.svg", "cpu-or-io-light.png", "cpu-or-io-dark.png"}
 
 
 def test_a_page_is_changed_between_the_markers_only(module: Any) -> None:
