@@ -18,12 +18,13 @@ import uuid
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
+from dataclasses import replace
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any
 
 from anypool import _worker
 from anypool._at_exit import finish_at_exit, forget, remember
-from anypool._packing import claim_reply, with_ticket
+from anypool._packing import claim_reply, kept_reply, with_ticket
 from anypool._task import DONE, QUEUED, SENT, WITHDRAWN, OpenMap, Task
 from anypool._trouble import own_error
 from anypool.backend import StopsCalls
@@ -122,7 +123,10 @@ class Dispatcher:
         if traits.notices_lost_workers and not (traits.shares_memory or traits.in_caller or traits.remote):
             from anypool._tickets import Tickets, tickets_are_possible
 
-            self._tickets = Tickets() if tickets_are_possible() else None
+            if tickets_are_possible():
+                self._tickets = Tickets(once=traits.resends_lost_calls)
+                if traits.resends_lost_calls:
+                    traits = replace(traits, reruns_lost_calls=False)
         self._slots = _UNBOUNDED if traits.synchronous else max(1, size) * _SLOTS_PER_WORKER
         return max(1, size), traits
 
@@ -435,7 +439,9 @@ class Dispatcher:
                 task.deliver(None, BackendError("the pool was stopped before the call ran"))
             elif (error := native.exception()) is not None:
                 assert self._started is not None
-                task.deliver(None, own_error(error, task, self.backend.name, self._started[1].lost))
+                own = own_error(error, task, self.backend.name, self._started[1].lost)
+                reply = kept_reply(task.seen)
+                task.deliver(reply, own if reply is None else None)
             else:
                 in_peace = True
                 reply = native.result()

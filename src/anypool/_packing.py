@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from anypool._chunks import Plan
     from anypool._segments_owner import Segments
     from anypool._tickets import Ref as TicketRef
-    from anypool._tickets import Stub
+    from anypool._tickets import Seen, Stub
     from anypool._wire import Store
 
 __all__ = [
@@ -39,6 +39,8 @@ __all__ = [
     "extent",
     "inner_threads_of",
     "is_observed",
+    "keep_reply",
+    "kept_reply",
     "pack",
     "pack_note",
     "pack_reply",
@@ -118,6 +120,8 @@ def begin_ticket(packed: tuple[Any, ...]) -> Stub | None:
     ------
     Revoked
         It came too late.
+    BegunBefore
+        Another worker had it, and it must not run twice.
     """
     ref, timed = packed[-2:]
     stub = None if ref is None else open_ticket(ref)
@@ -288,6 +292,17 @@ def _unpack_values(column: _wire.Column, reply: Reply) -> None:
         except SendError as exc:
             reply.errors.setdefault(len(values), SendError(f"the result {exc}"))
             values.append(None)
+
+
+def keep_reply(stub: Stub, packed: tuple[Any, ...]) -> None:
+    """Keep the reply in the ticket of its chunk, if that may get lost; not what refers to memory of this process."""
+    if stub.keeps_reply and not _wire.refers_to_memory(packed[0]):
+        stub.keep(pickle.dumps(packed, _wire.PROTOCOL))
+
+
+def kept_reply(seen: Seen | None) -> Any:
+    """The reply that the ticket of a lost worker kept, packed; None if there is none."""
+    return None if seen is None or seen.reply is None else pickle.loads(seen.reply)
 
 
 class _TooLargeError(Exception):

@@ -5,7 +5,8 @@
     caller: Tickets.take() ──ref in the envelope──> worker: open_ticket(ref)
               ┌────────────────────────────────────────────────┐
               │ words: serial, state, pid, done, group, ...    │ <── begin, begin_item, note
-              │ log:   what the items that ended came to       │
+              │ log:   what the items that ended came to       │ <── keep
+              │ reply: all of it, where the pool may lose it   │
               └────────────────────────────────────────────────┘
             read() after the worker's end: which item it was at, what had ended before, what had not begun
 
@@ -15,6 +16,9 @@ worker that comes late from writing into the ticket of another chunk.
 
 Each side writes its own words, a machine word at a time; nothing is locked. The worker writes an entry of the log
 before it counts it as done, so what is counted can be read.
+
+Some pools send a call to a second worker if the first is lost with a reply that nobody had fetched. A ticket that is
+good once then keeps the reply, too, and the second worker is refused: the call does not run twice, and is not lost.
 """
 
 from __future__ import annotations
@@ -28,12 +32,12 @@ import weakref
 from time import monotonic
 from typing import NamedTuple, TypeAlias
 
-__all__ = ["Ref", "Revoked", "Seen", "Stub", "Ticket", "Tickets", "open_ticket", "tickets_are_possible"]
+__all__ = ["BegunBefore", "Ref", "Revoked", "Seen", "Stub", "Ticket", "Tickets", "open_ticket", "tickets_are_possible"]
 
 Ref: TypeAlias = tuple[int, int, int, int, int]
 """Where a ticket is: the caller's pid, its descriptor, device, inode; and the serial number of the chunk."""
 
-_SERIAL, _BEGUN, _PID, _DONE, _GROUP, _USED, _SINCE, _CURRENT, _HALT = range(9)
+_SERIAL, _BEGUN, _PID, _DONE, _GROUP, _USED, _SINCE, _CURRENT, _HALT, _ONCE, _REPLY = range(11)
 
 _LOG_AT = 128
 _SIZE = 1 << 20
@@ -61,6 +65,8 @@ class Seen(NamedTuple):
         One of so many items after them was running; 0: none was.
     log : list of (int, bytes)
         How many items, and what the worker noted of them.
+    reply : bytes or None
+        The whole reply, if it was kept: all items had ended.
     """
 
     begun: bool
@@ -68,10 +74,28 @@ class Seen(NamedTuple):
     done: int
     running: int
     log: list[tuple[int, bytes]]
+    reply: bytes | None = None
 
 
 class Revoked(Exception):
     """The chunk was given up here, and runs elsewhere."""
+
+
+class BegunBefore(Exception):
+    """The chunk was begun by another worker, which was lost before its reply was fetched.
+
+    Parameters
+    ----------
+    pid : int
+        Of that worker.
+    """
+
+    def __init__(self, pid: int) -> None:
+        super().__init__(pid)
+        self.pid = pid
+
+    def __str__(self) -> str:
+        return f"process {self.pid} had begun it, and was lost before its result was fetched"
 
 
 def tickets_are_possible() -> bool:
@@ -88,9 +112,15 @@ class _Memory:
 
 
 class Ticket(_Memory):
-    """The caller's end, for one chunk after the other."""
+    """The caller's end, for one chunk after the other.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    once : bool
+        No second worker begins a chunk, and the reply is kept.
+    """
+
+    def __init__(self, *, once: bool = False) -> None:
         descriptor = os.memfd_create("anypool-ticket", os.MFD_CLOEXEC)
         weakref.finalize(self, os.close, descriptor)
         os.ftruncate(descriptor, _SIZE)
@@ -98,12 +128,13 @@ class Ticket(_Memory):
         found = os.fstat(descriptor)
         self._where = (os.getpid(), descriptor, found.st_dev, found.st_ino)
         self._serial = 0
+        self.words[_ONCE] = once
 
     def reset(self) -> Ref:
         """Be the ticket of a new chunk; return what its worker finds it by."""
         self._serial += 1
         words = self.words
-        words[_BEGUN] = words[_DONE] = words[_USED] = words[_CURRENT] = words[_HALT] = 0
+        words[_BEGUN] = words[_DONE] = words[_USED] = words[_CURRENT] = words[_HALT] = words[_REPLY] = 0
         words[_SERIAL] = self._serial
         return (*self._where, self._serial)
 
@@ -140,7 +171,9 @@ class Ticket(_Memory):
             done += count
         # Where the time of each item is noted, it is known whether the next had begun.
         running = words[_GROUP] if not words[_SINCE] else int(words[_CURRENT] == done + 1)
-        return Seen(True, words[_PID], done, running, log)
+        end = _LOG_AT + words[_USED] + words[_REPLY]
+        reply = self.map[end - words[_REPLY] : end] if words[_REPLY] else None
+        return Seen(True, words[_PID], done, running, log, reply)
 
 
 class Stub(_Memory):
@@ -157,10 +190,14 @@ class Stub(_Memory):
         ------
         Revoked
             Its worker was given up: it runs elsewhere, and must not run here.
+        BegunBefore
+            It ran elsewhere, and is good once.
         """
         words = self.words
         if words[_SERIAL] != serial:
             raise Revoked
+        if words[_BEGUN] and words[_ONCE]:
+            raise BegunBefore(words[_PID])
         self._serial = serial
         words[_PID] = os.getpid()
         words[_GROUP] = 1
@@ -199,11 +236,25 @@ class Stub(_Memory):
         words[_DONE] += count
         return True
 
+    @property
+    def keeps_reply(self) -> bool:
+        """Whether the reply is to be kept here until it has arrived."""
+        return bool(self.words[_ONCE])
+
+    def keep(self, reply: bytes) -> None:
+        """Keep the reply to the chunk, of which nothing is noted afterwards; unless there is no room for it."""
+        words = self.words
+        at = _LOG_AT + words[_USED]
+        if words[_SERIAL] == self._serial and at + len(reply) <= _SIZE:
+            self.map[at : at + len(reply)] = reply
+            words[_REPLY] = len(reply)
+
 
 class Tickets:
-    """The tickets of one executor. Thread-safe."""
+    """The tickets of one executor, each with `once`. Thread-safe."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, once: bool = False) -> None:
+        self._once = once
         self._free: list[Ticket] = []
         self._is_closed = False
 
@@ -214,7 +265,7 @@ class Tickets:
         except IndexError:
             pass
         try:
-            return Ticket()
+            return Ticket(once=self._once)
         except (OSError, ValueError):
             return None  # no descriptor is left: a lost worker then takes its whole chunk along
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anypool._current import this_worker
+from anypool._tickets import BegunBefore
 from anypool.errors import AnypoolError, BackendError, WorkerLost
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def own_error(error: BaseException, task: Task, backend: str, lost: tuple[type[B
     if isinstance(error, AnypoolError):
         return error
     own: Exception
-    if task.ended_by is None and not isinstance(error, lost):
+    if task.ended_by is None and not isinstance(error, (BegunBefore, *lost)):
         own = BackendError(f"backend {backend!r} failed: {type(error).__name__}: {error}")
     else:
         if task.ticket is not None:

@@ -306,6 +306,15 @@ def claim_column(column: Column) -> None:
                 column[index] = refusal(exc)
 
 
+def refers_to_memory(column: Column) -> bool:
+    """Whether `column` is of no use without the buffers that it refers to, because it is not all there is."""
+    if isinstance(column, bytes):
+        return False
+    if isinstance(column, tuple):
+        return any(refers_to_memory(part) for part in column)
+    return any(type(parcel) is tuple and type(parcel[1]) is list for parcel in column)
+
+
 def refusal(why: SendError) -> bytes:
     """A pickle that raises `why` where it is loaded, so that an unsendable item fails in its own place."""
     return pickle.dumps(_Refusal(str(why)), PROTOCOL)

@@ -25,7 +25,7 @@ from anypool._context_apply import apply
 from anypool._current import Running, running, this_worker
 from anypool._envelope import Envelope, Initializer, Job, Reply, Surroundings
 from anypool._frames import without_ours
-from anypool._packing import begin_ticket, inner_threads_of, is_observed, pack_note, pack_reply, unpack
+from anypool._packing import begin_ticket, inner_threads_of, is_observed, keep_reply, pack_note, pack_reply, unpack
 from anypool._relay import Capture, install_for_good
 from anypool._seeds import enter_call
 from anypool._tickets import Revoked
@@ -64,6 +64,11 @@ def run(payload: Any) -> Any:
     -------
     Reply or packed reply
         To match.
+
+    Raises
+    ------
+    BegunBefore
+        Another worker had it before, and it must not run twice.
     """
     if type(payload) is not tuple:
         return _run(payload)
@@ -80,8 +85,13 @@ def run(payload: Any) -> Any:
     try:
         envelope = unpack(payload)
     except SendError as exc:  # the function cannot be rebuilt here: so said for the first item
-        return pack_reply(Reply([None], {0: exc}, [], 0.0, this_worker(payload[0])), payload)
-    return pack_reply(_run(envelope, entered, stub), payload)
+        reply = Reply([None], {0: exc}, [], 0.0, this_worker(payload[0]))
+    else:
+        reply = _run(envelope, entered, stub)
+    packed = pack_reply(reply, payload)
+    if stub is not None:
+        keep_reply(stub, packed)
+    return packed
 
 
 def _run(envelope: Envelope, entered: float | None = None, stub: Stub | None = None) -> Reply:

@@ -35,6 +35,10 @@ class Traits:
         takes the calls running on other workers down with it.
     reruns_lost_calls : bool
         A call whose worker was lost, or whose result was still there, may have been run again by the backend.
+    resends_lost_calls : bool
+        It only does so by sending such a call to another worker. Where the core has memory that outlives a worker
+        (Linux, not remote) it refuses the second run there and takes the result from that memory, so
+        `reruns_lost_calls` of the executor is then False.
     stops_running_calls : bool
         `stop(cancel=True)`, and `StopsCalls` where offered, end a call that is running.
     starts_processes : bool
@@ -51,6 +55,7 @@ class Traits:
     notices_lost_workers: bool = False
     loses_only_running: bool = False
     reruns_lost_calls: bool = False
+    resends_lost_calls: bool = False
     stops_running_calls: bool = False
     starts_processes: bool = True
     lost: tuple[type[BaseException], ...] = ()

@@ -164,8 +164,8 @@ class Dask:
             notices_lost_workers=not in_caller,
             # Where lost calls are run again, one that kills its worker goes on to kill the workers of others.
             loses_only_running=local and not in_caller,
-            # Also on a local one: Dask makes a result anew that was still on the worker that is lost.
-            reruns_lost_calls=not in_caller,
+            reruns_lost_calls=not in_caller,  # a local cluster only what was not fetched
+            resends_lost_calls=not in_caller,
             stops_running_calls=local and self.processes and threads == 1,
             starts_processes=local,
             lost=(WorkerDied, SchedulerLostError, CommClosedError),

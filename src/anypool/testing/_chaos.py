@@ -137,7 +137,9 @@ class Chaos:
         self._inner = inner
         self._clock.start()
         self._killer.start()
-        return size, replace(traits, reruns_lost_calls=traits.reruns_lost_calls or self.repeat > 0)
+        if self.repeat:  # on purpose: the second run is not to be refused
+            traits = replace(traits, reruns_lost_calls=True, resends_lost_calls=False)
+        return size, traits
 
     def submit(self, call: Call, payload: Any, /) -> Future[Any]:
         """Have the call run, sooner or later."""
