@@ -179,6 +179,20 @@ def test_links_lead_somewhere(page):
     assert dead == []
 
 
+def test_each_feature_of_the_comparison_leads_to_tests_of_ours_and_to_pages_that_are_named():
+    page = PAGES["explanation/comparison.md"]
+    rows = re.findall(r"^\| (?!anypool|---| )([^|]+) \| ([^|]+) \|(.+)$", page, re.MULTILINE)
+    assert len(rows) >= 20
+    for feature, ours, _ in rows:
+        path = re.fullmatch(r"\[yes\]\((.+)\)", ours.strip())
+        assert path, feature
+        text = (DOCS / "explanation" / path[1]).read_text(encoding="utf-8")
+        assert re.search(r"^ *(async )?def test_", text, re.MULTILINE), feature
+    used = {name for _, _, theirs in rows for name in re.findall(r"\]\[(\w+)\]", theirs)}
+    defined = re.findall(r"^\[(\w+)\]: https://\S+$", page, re.MULTILINE)
+    assert sorted(defined) == sorted(used)
+
+
 def test_every_page_can_be_reached_from_the_first():
     reached, ahead = set(), {"index.md"}
     while ahead:
