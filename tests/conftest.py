@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import gc
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -16,9 +17,11 @@ _ENDS_WITHIN = 5.0  # seconds: what a test has stopped may take its time to be g
 
 
 def pytest_configure() -> None:
-    """Show where every thread is if the interpreter itself dies."""
+    """Show where every thread is if the interpreter itself dies; let what tests start hear of Ctrl-C."""
     if not faulthandler.is_enabled():
         faulthandler.enable()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # run by `sh -c "... &"`, and children would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
