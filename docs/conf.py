@@ -39,6 +39,7 @@ numpydoc_show_class_members = False
 numpydoc_class_members_toctree = False
 
 html_theme = "furo"
+pygments_dark_style = "github-dark"
 html_title = "anypool"
 html_static_path = ["_static"]
 html_css_files = ["anypool.css"]
