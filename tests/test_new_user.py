@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import inspect
 import os
 import re
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import textwrap
 import time
+import warnings
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,33 @@ def test_a_lambda_that_holds_a_lock_is_told_which_one_and_what_to_do(tmp_path):
     line = last_line(said(script, tmp_path))
     assert line.startswith("anypool.errors.SendError: global 'lock' of function '<lambda>' (a lock) cannot be sent: ")
     assert line.endswith("; send what it is made from, and make it where it is used")
+
+
+@pytest.mark.parametrize(
+    ("define", "told"),
+    [
+        (
+            "async def call(x): return x",
+            "a coroutine cannot be sent: .*; run it in the call, with asyncio.run, and return what it comes to",
+        ),
+        ("def call(x): yield x", "a generator cannot be sent: .*; return a list of what it yields"),
+    ],
+    ids=["coroutine function", "generator function"],
+)
+def test_what_is_not_a_result_yet_is_told_with_what_to_return(define, told):
+    spaces = {}
+    exec(define, spaces)
+    with anypool.get_executor("serial", strict=True) as ex, warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the coroutine that was never awaited
+        with pytest.raises(anypool.SendError, match=f"^the result: {told}\n"):
+            list(ex.map(spaces["call"], [1]))
+        gc.collect()
+
+
+def test_joblib_that_is_missing_is_told_with_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "joblib", None)
+    with pytest.raises(anypool.MissingExtra, match=r"register_joblib\(\) needs: pip install 'anypool\[joblib\]'"):
+        anypool.register_joblib()
 
 
 def test_a_scheduler_that_is_not_there_is_told_with_its_address(tmp_path):

@@ -18,7 +18,7 @@ from typing import Any
 from anypool._cpus import available_cpus
 from anypool._executor import PoolExecutor
 from anypool._futures import CallFuture
-from anypool.errors import ConfigError
+from anypool.errors import ConfigError, MissingExtra
 
 __all__ = ["register_joblib"]
 
@@ -44,7 +44,7 @@ def register_joblib() -> None:
 
     Raises
     ------
-    ImportError
+    MissingExtra
         joblib is not installed.
 
     Examples
@@ -55,8 +55,10 @@ def register_joblib() -> None:
     ...     joblib.Parallel(n_jobs=2)(joblib.delayed(abs)(x) for x in [-1, -2, -3])
     [1, 2, 3]
     """
-    from joblib import register_parallel_backend
-
+    try:
+        from joblib import register_parallel_backend
+    except ModuleNotFoundError as exc:
+        raise MissingExtra("register_joblib() needs: pip install 'anypool[joblib]'", name="joblib") from exc
     register_parallel_backend("anypool", _backend_class())
 
 

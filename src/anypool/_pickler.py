@@ -94,8 +94,15 @@ def _rebuild_cached(fn: Any, maxsize: int | None, typed: bool) -> Any:
     return functools.lru_cache(maxsize=maxsize, typed=typed)(fn)
 
 
-def find_culprit(obj: object) -> str:
-    """Words for the innermost part of `obj` that cannot be pickled, and the way to it."""
+_INSTEAD: dict[type, str] = {
+    types.CoroutineType: "run it in the call, with asyncio.run, and return what it comes to",
+    types.GeneratorType: "return a list of what it yields",
+}
+_MAKE_IT_THERE = "send what it is made from, and make it where it is used"
+
+
+def find_culprit(obj: object) -> tuple[str, str]:
+    """Words for the innermost part of `obj` that cannot be pickled, with the way to it, and what to do instead."""
     path: list[str] = []
     current = obj
     for _ in range(_SEARCH_DEPTH):
@@ -105,7 +112,8 @@ def find_culprit(obj: object) -> str:
         path.append(bad[0])
         current = bad[1]
     where = " of ".join([*reversed(path), describe(obj)])
-    return where if not path else f"{where} (a {type(current).__qualname__})"
+    instead = _INSTEAD.get(type(current), _MAKE_IT_THERE)
+    return (f"{where} (a {type(current).__qualname__})" if path else where), instead
 
 
 def _can_send(part: object) -> bool:

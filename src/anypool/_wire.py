@@ -40,8 +40,6 @@ _LARGE = 256 * 1024
 # From this size on somebody is told that a function is large: see `_large_functions`, which is loaded then.
 LARGE_FUNCTION = 64 * 2**20
 
-_INSTEAD = "send what it is made from, and make it where it is used"
-
 
 Parcel: TypeAlias = "bytes | tuple[bytes, Sequence[Ref] | Claimed]"
 """A pickle; with the large buffers that it refers to, if there are any. A large pickle is itself the first of them."""
@@ -362,8 +360,8 @@ def _dumps_by_value(obj: object, buffer_callback: Callable[[pickle.PickleBuffer]
     except RecursionError as exc:
         raise SendError(f"{describe(obj)} is nested too deeply to be sent") from exc
     except Exception as exc:
-        why = f"{find_culprit(obj)} cannot be sent: {type(exc).__name__}: {exc}"
-        raise SendError(f"{why}; {_INSTEAD}") from exc
+        what, instead = find_culprit(obj)
+        raise SendError(f"{what} cannot be sent: {type(exc).__name__}: {exc}; {instead}") from exc
     return buffer.getvalue()
 
 
