@@ -42,6 +42,7 @@ _seeds_globals        L1  the global generators, seeded for each item and put ba
 _seeds_watch          L1  whether calls used a global generator that nobody seeded
 _identity             L1  whether two results are the same, strictly, and where they first differ
 _table                L1  rows of text as a table
+_forks                L1  forks of the caller wait while a process starts
 _settings             L1  the settings that mean the same on every backend
 _fingerprint          L1  a digest of a function or a value that is the same in every process
 _options              L1  values by their declared types
@@ -183,7 +184,7 @@ AWAITED: set[str] = set()
 WRAPS_BACKENDS = {"testing.wrong": "a backend that is wrong on purpose is a right one with one thing changed"}
 """Files that may import a backend, and why."""
 
-CONTRACT = {"errors", "backend", "_bridge", "_cpus", "_worker_end"}
+CONTRACT = {"errors", "backend", "_bridge", "_cpus", "_forks", "_worker_end"}
 BACKENDS = {
     "backends": (set(), set()),
     "backends.serial": (set(), set()),

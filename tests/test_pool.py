@@ -621,6 +621,31 @@ def test_forking_beside_other_threads_warns(make: Callable[..., LocalPool]) -> N
         other.join()
 
 
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_a_process_that_the_caller_forks_meanwhile_does_not_hold_up_the_start(
+    make: Callable[..., LocalPool], method: str
+) -> None:
+    """Each child keeps what descriptors it inherited until the pool has answered."""
+    for _ in range(5):
+        read, write = os.pipe()
+        pool = make(start_method=method)
+        children = []
+        for _ in range(20):
+            if not (child := os.fork()):
+                os.close(write)
+                os.read(read, 1)
+                os._exit(0)
+            children.append(child)
+        try:
+            assert pool.submit(abs, -1).result(LIMIT) == 1
+        finally:
+            os.close(write)
+            os.close(read)
+            for child in children:
+                os.waitpid(child, 0)
+        pool.stop(cancel=False)
+
+
 def test_a_forked_child_of_the_caller_is_refused_at_once(make: Callable[..., LocalPool]) -> None:
     pool = make(2)
     pool.submit(pool_calls.echo, 1).result(LIMIT)

@@ -152,7 +152,7 @@ class Reply:
     `values` has None in the place of a call that raised; `errors` has its exception by offset; `events`
     is the relayed output, each with its offset; `seconds` is the time that the calls took. `receipts` has the times
     of each call, where they are wanted (see `_observed`). `pickles` are what the first `pickled` values were noted as,
-    so that they need not be pickled again.
+    so that they need not be pickled again. `is_plain`: the values are small and hold nothing else.
     """
 
     values: list[Any]
@@ -166,3 +166,4 @@ class Reply:
     pickles: Sequence[bytes] = ()
     pickled: int = 0
     weight: int = 0  # bytes of `values`, where they were not packed
+    is_plain: bool = False

@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from heapq import heappop, heappush
-from itertools import count, repeat
+from itertools import chain, count, islice
 from queue import Empty, SimpleQueue
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from weakref import ref
 
 from anypool import _packing
 from anypool._attempts import NEVER, Attempts, Outcome
@@ -74,6 +75,31 @@ class ChunkTask(Task):
 
     def withdrawn(self) -> None:
         self._arrivals.put((self, None, None, 0.0))
+
+
+class Results(chain[Any]):
+    """The iterator that `map` returns: the values of chunk after chunk; between two of one, no code of ours runs."""
+
+    _map: Map
+    _answers: Generator[Iterable[Any], None, None]
+
+    @classmethod
+    def of(cls, each: Map, answers: Generator[Iterable[Any], None, None]) -> Results:
+        """The results of `each`, whose chunks `answers` gives."""
+        results = cls.from_iterable(answers)
+        assert isinstance(results, cls)
+        results._map, results._answers = each, answers
+        return results
+
+    def close(self) -> None:
+        """Give no further result, and cancel what has not begun. Idempotent."""
+        self._map.close()
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("the results of a map cannot be copied or pickled")
+
+    def __repr__(self) -> str:
+        return "<results of a map>"
 
 
 class Map:
@@ -153,6 +179,9 @@ class Map:
         self._is_asked = False  # somebody has asked for a result
         self._is_closed = False  # whoever had the iterator closed it, or dropped it
         self._is_dropped = False  # nobody can ask for one any more
+        self._has_failed = False  # an error went out, which is the end
+        self._generator: Callable[[], Generator[Any, None, None] | None] = lambda: None  # held by whoever reads it
+        self._leaving: list[Any] = []  # what the values of the chunk that is being read are taken from
         self._input_error: BaseException | None = None
         self._call_timeout = call_timeout
         self._journal = journal
@@ -171,7 +200,7 @@ class Map:
 
     # --- for the caller -------------------------------------------------------------------------------
 
-    def results(self, owner: object) -> Iterator[Any]:
+    def results(self, owner: object) -> Results:
         """The results, as an iterator that has started: the first chunks are on their way.
 
         It keeps `owner`, the executor, from being collected.
@@ -179,38 +208,55 @@ class Map:
         self._dispatcher.open_map(self)
         if self._observer is not None:
             self._observer.began()
-        generator = self._generate(owner)
-        next(generator)
-        return generator
+        answers = self._answers(owner)
+        next(answers)
+        self._generator = ref(answers)
+        return Results.of(self, answers)
 
-    def _generate(self, _owner: object) -> Iterator[Any]:
+    def _answers(self, _owner: object) -> Generator[Iterable[Any], None, None]:
+        """The values of each chunk in turn."""
         try:
             self._begin()
             if self._observer is not None:
                 self._observer.away()
-            yield None  # taken by results(), so that from here on close() reaches `finally`
+            yield ()  # taken by results(), so that from here on close() reaches `finally`
             self._is_asked = True
             while (answer := self._next_answer()) is not None:
                 if self._observer is not None:
                     self._observer.away()
                 length, (start, reply, items) = answer
                 if reply.errors or reply.events:
-                    yield from self._one_by_one(start, reply, items)
+                    yield self._one_by_one(start, reply, items)
                 else:
-                    values = reply.values
+                    self._leaving = reply.values
+                    if not reply.is_plain:  # then the iterator must keep no reference to what went out
+                        reply.values.reverse()
+                        self._leaving = [reply.values] * length
+                    is_plain = reply.is_plain
                     del reply, items, answer
-                    values.reverse()
-                    yield from map(list.pop, repeat(values, length))  # keeps no reference to what went out
+                    yield self._leaving if is_plain else map(list.pop, self._leaving)
+                    self._leaving = []
                 self._delivered(start, length)
                 answer = reply = items = None  # type: ignore[assignment]
             self._report_random()
             if self._input_error is not None:
                 raise self._input_error
         except GeneratorExit:
-            self._is_closed = True
+            self._is_closed = not self._has_failed
             raise
         finally:
             self._leave()
+
+    def close(self) -> None:
+        """Give no further result, for whoever has the iterator; cancel what has not begun."""
+        self._is_closed = True
+        self._leaving.clear()
+        self._end_answers()
+
+    def _end_answers(self) -> None:
+        answers = self._generator()
+        if answers is not None:
+            answers.close()
 
     def _begin(self) -> None:
         try:
@@ -236,9 +282,13 @@ class Map:
                 value, values[offset] = values[offset], None
                 yield value
                 del value
+                if self._is_closed:
+                    return
                 continue
             self._annotate(error, start + offset, items[offset] if offset < len(items) else None, reply)
             if not self._is_returned(error):
+                self._has_failed = True
+                self._end_answers()
                 try:
                     raise error
                 finally:
@@ -452,7 +502,12 @@ class Map:
         is_patient = self._chunksize is not None
         try:
             self._dispatcher.check_feeding()
-            steps = read if self._at_hand or is_patient else read_weighing
+            if self._at_hand:
+                items.extend(islice(self._input, size))
+                self._reads_slowly = False
+                self._input_ended = len(items) < size
+                return items
+            steps = read if is_patient else read_weighing
             for weight in steps(self._input, size, items):
                 if is_patient:
                     continue

@@ -55,6 +55,7 @@ __all__ = [
 
 _KEPT = 32
 _SMALL_FUNCTION = 65_536
+_PLAIN = 1 << 20  # bytes that may be kept until the last of a chunk's values has gone out
 _LARGE_KEPT = 2  # a worker must not hold the data of every map that it ever took part in
 
 
@@ -284,6 +285,13 @@ def unpack_reply(packed: tuple[Any, ...]) -> Reply:
 
 def _unpack_values(column: _wire.Column, reply: Reply) -> None:
     values = reply.values
+    parts = column if type(column) is tuple else (column,)
+    pickles = [part for part in parts if isinstance(part, bytes)]
+    if len(pickles) == len(parts):
+        for part in pickles:
+            values.extend(pickle.loads(part))
+        reply.is_plain = sum(map(len, pickles)) <= _PLAIN
+        return
     rebuilt = iter(_wire.unpack_column(column))
     while True:
         try:

@@ -30,6 +30,7 @@ from multiprocessing.process import current_process
 from typing import Final, NoReturn
 
 from anypool import _pool_child
+from anypool._forks import no_forks
 from anypool._pool_link import START, Link, Outgoing, encode, frame
 
 __all__ = ["WORKER_THREAD_NAME", "Starter", "WorkerProcess", "forget_zygotes", "make_starter"]
@@ -159,7 +160,8 @@ def _popen(code: str, fds: Sequence[int], environ: Mapping[str, str]) -> subproc
     # The child begins with SIGINT blocked, until it ignores it: no Ctrl-C can hit it before.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        return subprocess.Popen(_interpreter(code), stdin=subprocess.DEVNULL, env=dict(environ), pass_fds=fds)
+        with no_forks:
+            return subprocess.Popen(_interpreter(code), stdin=subprocess.DEVNULL, env=dict(environ), pass_fds=fds)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -47,6 +47,7 @@ _COUNT_THREADS = frozenset({"numpy", "scipy", "torch", "sklearn", "numba", "mkl"
 _NOTED_SINGLY = 64
 _NOTE_AFTER = 0.000_2
 _NOTED_AT_ONCE = 4096
+_GROUPS_KEPT = 32
 
 _NOTHING = nullcontext()
 """What is entered where there is nothing to be done."""
@@ -120,7 +121,7 @@ def _run(envelope: Envelope, entered: float | None = None, stub: Stub | None = N
         notes = None
         if stub is not None and envelope.length > 1:
             singly = envelope.timed or envelope.length <= _NOTED_SINGLY
-            notes = _Notes(stub, reply, capture, singly=singly)
+            notes = _Notes(stub, reply, capture, None if singly else job.key)
         started = perf_counter()
         _run_items(call, envelope, context, reply, notes)
         reply.seconds = perf_counter() - started
@@ -229,13 +230,25 @@ def _timed(call: Callable[[Any], Any], stub: Stub, position: Callable[[], int]) 
     return timed
 
 
+class _Groups(dict[str, int]):
+    """How many items were noted at once, last, in the maps that this process works for."""
+
+    def __setitem__(self, key: str, group: int) -> None:
+        if key not in self and len(self) >= _GROUPS_KEPT:
+            self.clear()
+        super().__setitem__(key, group)
+
+
+_groups = _Groups()
+
+
 class _Notes:
     """Notes in the ticket of a chunk what its items came to, so that it survives this process.
 
     Each, or of a long chunk, where they are quick, several at a time, so that it stays small beside their time.
     """
 
-    def __init__(self, stub: Stub, reply: Reply, capture: Capture | None, *, singly: bool) -> None:
+    def __init__(self, stub: Stub, reply: Reply, capture: Capture | None, pace_of: str | None) -> None:
         self._stub = stub
         self._worker = reply.worker
         self._values = reply.values
@@ -244,10 +257,10 @@ class _Notes:
         self._noted = 0
         self._events = 0
         self._at = perf_counter()
-        self._singly = singly
+        self._pace_of = pace_of  # the job whose chunks have one pace; None: each item is noted
         self.pickles: list[bytes] = []
         self.pickled = 0
-        self.group = 1
+        self.group = 1 if pace_of is None else _groups.get(pace_of, 1)
 
     def add(self) -> bool:
         """Note what has ended since the last time; False if there is too much of it, so that it goes home now."""
@@ -260,18 +273,19 @@ class _Notes:
             events, self._events = self._capture.events_since(self._events)
             events = [(event[0] - first, *event[1:]) for event in events]
         packed = pack_note(self._values[first:end], errors, events, self._worker)
-        if not self._singly:
+        if self._pace_of is not None:
             now = perf_counter()
             took, self._at = now - self._at, now
             if took < _NOTE_AFTER:
                 self.group = min(2 * self.group, _NOTED_AT_ONCE)
             elif took > 4 * _NOTE_AFTER:
                 self.group = max(1, self.group // 2)
+            _groups[self._pace_of] = max(1, self.group // 2)
         self._noted = end
         if packed is None:
             return False
         data, whole = packed
-        if whole is not None and not self._singly and self.pickled == first:
+        if whole is not None and self._pace_of is not None and self.pickled == first:
             self.pickles.append(whole)
             self.pickled = end
         return self._stub.note(end - first, data, self.group)

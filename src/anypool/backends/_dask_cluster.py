@@ -27,6 +27,7 @@ import threading
 import uuid
 from typing import Any
 
+from anypool._forks import no_forks
 from anypool.errors import StartError
 
 __all__ = ["CLUSTER_CONFIG", "NO_DASHBOARD", "ClusterProcess", "hold"]
@@ -79,13 +80,14 @@ class ClusterProcess:
         }
         command = [sys.executable, *["-O"] * sys.flags.optimize, "-c", _CODE.format(path=sys.path)]
         try:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C in the terminal is the caller's to handle
-                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
-            )
+            with no_forks:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    start_new_session=True,  # Ctrl-C in the terminal is the caller's to handle
+                    creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+                )
             self._send(settings)
         except OSError as exc:
             self.close(kill=True)
