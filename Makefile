@@ -4,6 +4,9 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
+# Every test that starts an interpreter would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test quick lint types doctest soak faults reliability bench performance-docs gate docs site release-check lowest verify-types clean
 
 demo: $(READY)

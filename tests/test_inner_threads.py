@@ -19,6 +19,7 @@ from anypool._inner_threads import (
     DEFAULT_INNER_THREADS,
     can_limit_inner_threads,
     inner_thread_environment,
+    keep_inner_threads,
     limit_inner_threads,
 )
 from anypool.errors import ConfigError
@@ -236,6 +237,23 @@ def test_libraries_are_not_looked_for_again_while_no_module_is_loaded(
     monkeypatch.setattr(sys.modules["threadpoolctl"], "ThreadpoolController", None)
     with limit_inner_threads(1):
         assert numbers(libraries) == [1, 1]
+
+
+def test_a_limit_that_is_kept_holds_for_what_is_loaded_later_and_can_change(
+    libraries: list[Library], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keep_inner_threads(2)
+    assert numbers(libraries) == [2, 2]
+    before = [each.calls for each in libraries]
+    keep_inner_threads(2)
+    assert [each.calls for each in libraries] == before, "it was set again"
+    libraries.append(Library("late.so", "openmp", 5))
+    monkeypatch.setitem(sys.modules, "anypool_late_module", SimpleNamespace())
+    keep_inner_threads(2)
+    assert numbers(libraries) == [2, 2, 2]
+    keep_inner_threads(3)
+    assert numbers(libraries) == [3, 3, 3]
+    assert in_thread(lambda: numbers(libraries)) == [3, 6, 5], "another thread has OpenMP's own number"
 
 
 def test_without_threadpoolctl_nothing_is_limited_and_it_is_told(

@@ -17,6 +17,7 @@ __all__ = [
     "DEFAULT_INNER_THREADS",
     "can_limit_inner_threads",
     "inner_thread_environment",
+    "keep_inner_threads",
     "limit_inner_threads",
 ]
 
@@ -82,6 +83,15 @@ def limit_inner_threads(threads: int) -> Iterator[None]:
         limiter.leave()
 
 
+def keep_inner_threads(threads: int) -> None:
+    """Let BLAS and OpenMP of this process use `threads` threads in this thread, from now on.
+
+    For the process of a worker, which belongs to its calls. To be asked again before each of them, which costs
+    nothing unless a module was loaded since, or another number is wanted.
+    """
+    _limiter().keep(threads)
+
+
 def _check_threads(threads: int) -> None:
     if threads < 1:
         raise ConfigError(f"inner threads must be at least 1, not {threads!r}")
@@ -110,6 +120,16 @@ class _Limiter:
         self._by_thread: list[_Library] = []
         self._by_process: list[_Library] = []
         self._scanned: tuple[int, str] | None = None
+        self._kept = threading.local()  # `number` of this thread's block that never ends
+
+    def keep(self, threads: int) -> None:
+        kept = getattr(self._kept, "number", None)
+        if kept == threads and self._scanned == _loaded_modules():
+            return
+        if kept is not None:
+            self.leave()
+        self.enter(threads)
+        self._kept.number = threads
 
     def enter(self, threads: int) -> None:
         with self._lock:

@@ -149,8 +149,11 @@ def _limited(around: Surroundings) -> AbstractContextManager[object]:
     threads = around.inner_threads
     if threads is None or threads == _limited_to or not _counts_threads():
         return _NOTHING
-    from anypool._inner_threads import limit_inner_threads
+    from anypool._inner_threads import keep_inner_threads, limit_inner_threads
 
+    if around.exclusive and not around.in_caller:
+        keep_inner_threads(threads)
+        return _NOTHING
     return limit_inner_threads(threads)
 
 
