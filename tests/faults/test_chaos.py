@@ -15,9 +15,10 @@ import pytest
 import anypool
 from anypool.backend import Backend, StopsCalls
 from anypool.testing import ExecutorTests, Faults, Gate, chaos
-from anypool.testing._chaos import Chaos
+from anypool.testing._chaos import Chaos, StoppingChaos
+from anypool.testing._chaos_held import Clock
 from anypool.testing._chaos_worker import Fate
-from anypool.testing._effects import LIMIT
+from anypool.testing._effects import LIMIT, poll
 
 
 def options_of(backend: Any) -> dict[str, Any]:
@@ -37,6 +38,14 @@ class TestThreadsOnABadDay(ExecutorTests):
 
     backend = Chaos
     options: ClassVar = options_of(chaos("threads", max_workers=2, seed=7, delay=0.001))
+
+
+@pytest.mark.soak
+class TestProcessesOnABadDay(ExecutorTests):
+    """... and when their workers are processes, which end in the middle of a call."""
+
+    backend = StoppingChaos
+    options: ClassVar = options_of(chaos("processes", max_workers=2, seed=7, delay=0.001))
 
 
 @pytest.fixture(params=["threads", "processes"])
@@ -72,6 +81,26 @@ def test_calls_overtake_each_other_only_if_they_may(inner: str, tmp_path: Path) 
     mixed = order("mixed", reorder=True)
     assert mixed != in_order
     assert sorted(mixed) == sorted(in_order)
+
+
+def test_nothing_is_held_back_for_ever_by_a_clock_that_has_stopped() -> None:
+    clock = Clock(True)
+    clock.start()
+    done: list[str] = []
+    clock.after(60, lambda: done.append("before"))
+    clock.stop()
+    clock.after(60, lambda: done.append("after"))
+    assert done == ["before", "after"]
+
+
+def test_a_call_that_the_end_cuts_short_is_settled(tmp_path: Path) -> None:
+    faults = Faults(tmp_path / "f", {0: ["hang"]})
+    futures = []
+    with pytest.raises(LookupError), anypool.get_executor(chaos("processes", max_workers=1)) as executor:
+        futures.append(executor.submit(faults, 0))
+        poll(lambda: faults.record(), "the call runs")
+        raise LookupError
+    assert futures[0].exception(timeout=LIMIT) is not None
 
 
 def test_results_are_in_order_whatever_overtakes(inner: str) -> None:

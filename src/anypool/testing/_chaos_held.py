@@ -80,13 +80,16 @@ class Clock:
         self._thread.start()
 
     def after(self, seconds: float, action: Callable[[], object]) -> None:
-        """Have `action` done in so many seconds."""
+        """Have `action` done in so many seconds; at once, and here, if nothing is held back any more."""
         with self._changed:
-            at = time.monotonic() + seconds
-            if not self._reorder:
-                self._last = at = max(at, self._last)
-            heapq.heappush(self._due, (at, next(self._numbers), action))
-            self._changed.notify()
+            if not self._stopping:
+                at = time.monotonic() + seconds
+                if not self._reorder:
+                    self._last = at = max(at, self._last)
+                heapq.heappush(self._due, (at, next(self._numbers), action))
+                self._changed.notify()
+                return
+        action()  # a reply, to a call that the end of the inner pool has cut short
 
     def _run(self) -> None:
         while (action := self._next()) is not None:
