@@ -35,6 +35,7 @@ _cpus_limit           L1  one bound on the CPUs, and the small files that tell o
 _cpus_cgroups         L1  what the container grants
 _cpus_queues          L1  what batch queues and the user grant
 _cpus                 L1  how many CPUs there are: the least that anybody grants
+_imported             L1  a library, imported without what its import does to the caller's process
 _inner_threads        L1  how many threads the libraries inside of a call may start
 _frames               L1  which frames of the stack are ours, and which are the user's
 _seeds                L1  (seed, index) to random numbers
@@ -144,7 +145,6 @@ backends._dask_worker   L5  what a Dask worker needs so that the global random i
 backends._dask_nanny    L5  what becomes of the workers of a local Dask cluster
 backends._dask_lost     L5  the caller's side of a Dask worker's end
 backends._dask_cluster  L5  a Dask cluster in a process of its own
-backends._dask_import   L5  distributed, without what its import does to the caller's logging
 backends._dask_threads  L5  a Dask cluster in threads of the caller's process
 backends._dask_client   L5  the connection to a Dask scheduler, and the end of it
 backends._dask_held     L5  data that Dask holds for its workers
@@ -184,7 +184,7 @@ AWAITED: set[str] = set()
 WRAPS_BACKENDS = {"testing.wrong": "a backend that is wrong on purpose is a right one with one thing changed"}
 """Files that may import a backend, and why."""
 
-CONTRACT = {"errors", "backend", "_bridge", "_cpus", "_forks", "_worker_end"}
+CONTRACT = {"errors", "backend", "_bridge", "_cpus", "_forks", "_imported", "_worker_end"}
 BACKENDS = {
     "backends": (set(), set()),
     "backends.serial": (set(), set()),
@@ -196,10 +196,9 @@ BACKENDS = {
     "backends._dask_nanny": ({"backends._dask_worker"}, set()),
     "backends._dask_lost": ({"backends._dask_nanny"}, set()),
     "backends._dask_cluster": (set(), {"dask", "distributed"}),
-    "backends._dask_import": (set(), {"distributed"}),
-    "backends._dask_threads": ({"backends._dask_cluster", "backends._dask_import"}, {"dask", "distributed"}),
+    "backends._dask_threads": ({"backends._dask_cluster"}, {"dask", "distributed"}),
     "backends._dask_client": (
-        {"backends._dask_cluster", "backends._dask_import", "backends._dask_threads"},
+        {"backends._dask_cluster", "backends._dask_threads"},
         {"dask", "distributed"},
     ),
     "backends._dask_held": (set(), {"distributed"}),

@@ -1,7 +1,11 @@
-"""What still runs when the interpreter ends: it is finished then, before the libraries below take its pools away."""
+"""What still runs when the interpreter ends: it is finished then, before the libraries below take its pools away.
+
+And what runs when the process forks: in the child nobody will ever answer, and who waits there is told so.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from typing import Protocol
@@ -18,17 +22,26 @@ class Ends(Protocol):
         """End it; see `Dispatcher.shutdown`."""
         ...
 
+    def leave_forked_child(self) -> None:
+        """Fail what waits for an answer, in a child that was forked just now."""
+        ...
+
 
 # The dispatchers that run: what nobody shut down finishes its calls before the interpreter ends, as in the stdlib.
 _running: set[Ends] = set()
 _running_lock = threading.RLock()
 _seen: set[str] = set()
+_minds_forks = False
 
 
 def remember(each: Ends) -> None:
     """Finish `each` at the end of the interpreter, unless it is forgotten before."""
+    global _minds_forks
     with _running_lock:
         _running.add(each)
+        if not _minds_forks and hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=_leave_forked_child)
+        _minds_forks = True
 
 
 def finish_at_exit(kind: str) -> None:
@@ -63,6 +76,15 @@ def _finish_all() -> None:
             each.shutdown(wait=True, cancel_futures=stop, stop_running=stop, abandon=stop)
         except Exception:  # nobody is left to raise it to, and the hooks after this one must run
             sys.excepthook(*sys.exc_info())
+
+
+def _leave_forked_child() -> None:
+    global _running_lock
+    _running_lock = threading.RLock()  # another thread may have held it, and is not here to release it
+    inherited = list(_running)
+    _running.clear()
+    for each in inherited:
+        each.leave_forked_child()
 
 
 def _was_interrupted() -> bool:

@@ -155,10 +155,20 @@ class Dispatcher:
             This is not the process that made the executor.
         """
         if self._pid != os.getpid():
-            raise ExecutorClosed(
-                f"this executor belongs to process {self._pid}, and this is a child forked from it; "
-                "make another executor here"
-            )
+            raise ExecutorClosed(self._forked())
+
+    def _forked(self) -> str:
+        return (
+            f"this executor belongs to process {self._pid}, and this is a child forked from it; "
+            "make another executor here"
+        )
+
+    def leave_forked_child(self) -> None:
+        """Fail what is on its way: its answers go to the parent."""
+        self._lock = threading.RLock()  # another thread may have held it, and is not here to release it
+        self._idle = threading.Condition(self._lock)
+        for task in [*self._queue, *self._delayed, *self._outstanding]:
+            task.abandon(ExecutorClosed(self._forked()))
 
     def check_feeding(self) -> None:
         """Raise unless a map that is open may send more.

@@ -99,6 +99,14 @@ class CallFuture(Future[Any]):
             self.set_running_or_notify_cancel()  # tells those that wait at once, not when a worker is free
         return cancelled
 
+    def _fail_in_forked_child(self, error: BaseException) -> None:
+        """Have `error`, where nothing else will come: what was to be called back then is the parent's."""
+        self._condition = threading.Condition()  # another thread may have held it, and is not here to release it
+        self._waiters.clear()
+        self._done_callbacks.clear()  # type: ignore[attr-defined]
+        self._task = None
+        self.set_exception(error)
+
     def stop(self) -> bool:
         """End the call if it runs and the backend can; whether it is cancelled. For `PoolExecutor.cancel`."""
         task = self._task
@@ -244,6 +252,11 @@ class CallTask(Task):
 
     def withdrawn(self) -> None:
         self._take_future()._cancel_now()
+
+    def abandon(self, error: BaseException) -> None:
+        future = self._future
+        if future is not None and future._state in {"PENDING", "RUNNING"}:
+            future._fail_in_forked_child(error)
 
     def free(self) -> None:
         super().free()

@@ -7,10 +7,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Protocol
 
+from anypool._imported import import_without_traces
 from anypool.errors import ConfigError
 
 __all__ = [
@@ -166,7 +166,7 @@ class _Limiter:
             return False
         self._scanned = now
         try:
-            threadpoolctl = import_module("threadpoolctl")
+            threadpoolctl = import_without_traces("threadpoolctl")
         except ImportError:
             return False
         libraries: list[_Library] = threadpoolctl.ThreadpoolController().lib_controllers

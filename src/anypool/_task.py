@@ -47,6 +47,10 @@ class Task:
         """Take note that the call was cancelled with its executor, and will never run."""
         raise NotImplementedError
 
+    def abandon(self, error: BaseException) -> None:
+        """Let whoever waits for it have `error`, in a forked child, where no lock can be relied on."""
+        self.deliver(None, error)
+
     def renew(self) -> None:
         """Be as before it was sent, for another run."""
         self.native = None

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from anypool._imported import import_without_traces
 from anypool.backends._dask_cluster import ClusterProcess
-from anypool.backends._dask_import import import_distributed
 from anypool.backends._dask_threads import ClusterThreads
 from anypool.errors import ConfigError, StartError, VersionMismatch
 
@@ -48,7 +48,7 @@ class Connection:
         """Start a local cluster in processes of its own."""
         cluster = ClusterProcess(n_workers=n_workers, threads_per_worker=threads_per_worker)
         self._closers.append(lambda kill: cluster.close(kill=kill))
-        import_distributed()  # while the cluster's process does the same
+        import_without_traces("distributed")  # while the cluster's process does the same
         self.to_address(cluster.address(timeout=_START_WITHIN))
 
     def to_threads(self, *, n_workers: int, threads_per_worker: int) -> None:
@@ -65,7 +65,7 @@ class Connection:
         ConfigError
             There is no such class.
         """
-        import_distributed()
+        import_without_traces("distributed")
         try:
             made = _named(dotted)
         except ImportError as exc:
@@ -91,7 +91,7 @@ class Connection:
         StartError
             No scheduler answers there in time.
         """
-        distributed = import_distributed()
+        distributed = import_without_traces("distributed")
         runner = distributed.utils.LoopRunner()
         runner.start()
         self._closers.append(lambda _: runner.stop())
@@ -105,7 +105,7 @@ class Connection:
     def _new_client(self, target: Any, **options: Any) -> None:
         import dask
 
-        make = import_distributed().Client
+        make = import_without_traces("distributed").Client
         # The log of recent messages would keep finished payloads alive.
         with dask.config.set({"distributed.admin.low-level-log-length": 0}):
             client = make(target, timeout=self._timeout, set_as_default=False, **options)

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from anypool._imported import import_without_traces
 from anypool.backends._dask_cluster import CLUSTER_CONFIG
-from anypool.backends._dask_import import import_distributed
 
 __all__ = ["ClusterThreads"]
 
@@ -35,7 +35,7 @@ class ClusterThreads:
     """
 
     def __init__(self, *, n_workers: int, threads_per_worker: int) -> None:
-        distributed = import_distributed()  # first: it completes the configuration that is changed below
+        distributed = import_without_traces("distributed")  # it completes the configuration that is changed below
         import dask
 
         self._closers = contextlib.ExitStack()

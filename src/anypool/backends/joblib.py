@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from anypool._bridge import Outstanding, settle, stop_unused_trackers, without_frames
 from anypool._cpus import available_cpus
+from anypool._imported import import_without_traces, start_method_kept
 from anypool._lanes import Lanes
 from anypool._worker_end import WorkerDied
 from anypool.backend import Traits
@@ -78,12 +79,14 @@ class Joblib:
         StartError
             It does not offer what is needed to learn of results without waiting for them.
         """
+        import_without_traces("joblib")
         from joblib.parallel import FallbackToBackend, Parallel
 
         backend = self._find()
         size = self.max_workers or available_cpus()
         try:
-            size = self._configure(backend, Parallel(n_jobs=size, backend=backend), size)
+            with start_method_kept():
+                size = self._configure(backend, Parallel(n_jobs=size, backend=backend), size)
         except FallbackToBackend as fallback:  # how joblib says: with one worker, the caller runs the calls
             backend, size = fallback.backend, 1
         self._synchronous = type(backend).__name__ == "SequentialBackend"
@@ -144,7 +147,10 @@ class Joblib:
         if self._synchronous:
             _run_here(future, task)
         else:
-            with self._lock:  # joblib makes its thread pool at the first call, and for two at once makes two
+            with (
+                self._lock,
+                start_method_kept(),
+            ):  # joblib makes its thread pool at the first call, and for two at once makes two
                 self._backend.submit(task, functools.partial(self._finish, self._backend, future))
         return future
 
