@@ -98,13 +98,15 @@ def stop_unused_trackers() -> None:
     # Both register a start method "loky" with multiprocessing, and the one imported last serves the other too.
     for name in ("loky.backend", "joblib.externals.loky.backend"):
         tracking = sys.modules.get(f"{name}.resource_tracker")
-        cleanup = getattr(getattr(sys.modules.get(f"{name}.synchronize"), "SemLock", None), "_cleanup", None)
         stop = getattr(getattr(tracking, "_resource_tracker", None), "_stop", None)
-        if cleanup is None or stop is None:
+        synchronize = sys.modules.get(f"{name}.synchronize")
+        cleanup = getattr(getattr(synchronize, "SemLock", None), "_cleanup", None)
+        if stop is None or (synchronize is not None and cleanup is None):
             continue
-        if _has_finalizer(cleanup):
+        # Not even loaded where the other loky serves its start method: then the tracker only knows of folders.
+        if synchronize is not None and _has_finalizer(cleanup):
             gc.collect()  # native pools are in cycles: with threads, with tracebacks of what they raised
-        if not _has_finalizer(cleanup):
+        if synchronize is None or not _has_finalizer(cleanup):
             stop()  # loky starts it again when it next needs it
 
 
