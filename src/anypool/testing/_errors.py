@@ -119,7 +119,7 @@ class ErrorsTests(SubjectFixtures):
         results = executor.map(partial(_raise_kind, StopIteration), range(6), chunksize=chunksize)
         assert [next(results), next(results)] == [0, 1]
         with pytest.raises((RuntimeError, StopIteration)) as caught:
-            results.send(None)
+            next(results)
         exc: BaseException | None = caught.value
         if isinstance(exc, RuntimeError):  # PEP 479: what a generator makes of it
             exc = exc.__cause__
