@@ -41,6 +41,9 @@ _ENOUGH = 1.5
 _PROBE = 0.01
 """Share of the items that tells how long all would take."""
 
+_PROBED = 0.1
+"""Share of the seconds of a round that is not too much for finding that out."""
+
 _IMPORTS = 5
 """How often an import is measured in one round: it is short."""
 
@@ -248,12 +251,20 @@ def _is_right(case: Case, results: Sequence[Any], items: Sequence[Any]) -> bool:
 
 
 def _affordable(run: Callable[[Subject, Case, Sequence[Any]], tuple[float, Any]], case: Case, subject: Subject) -> int:
-    """How many items fit into a round."""
+    """How many items fit into a round.
+
+    A few tell, and more where these do not take long: a pool that adapts is slow at the first of many.
+    """
     length = len(case.items)
-    probe = range(length, length + max(10, int(length * _PROBE)))  # items that are not measured
-    with _bounded(RUN_LIMIT, "for a few items"):
-        seconds, _ = run(subject, case, probe)
-    return max(10, min(length, int(_ENOUGH * len(probe) / seconds)))
+    count = max(10, int(length * _PROBE))
+    while True:
+        probe = range(length, length + count)  # items that are not measured
+        with _bounded(RUN_LIMIT, "for a few items"):
+            seconds, _ = run(subject, case, probe)
+        fit = int(_ENOUGH * count / seconds)
+        if fit >= length or seconds > _ENOUGH * _PROBED or count * 10 > length:
+            return max(10, min(length, fit))
+        count *= 10
 
 
 def _time_map(subject: Subject, case: Case, items: Sequence[Any]) -> tuple[float, list[Any]]:

@@ -53,7 +53,14 @@ def test_a_plan_has_an_item_a_budget_and_a_look_at_the_clock(
 @given(workers=st.integers(1, 512), observed=_OBSERVED)
 def test_a_size_grows_by_a_bounded_factor(workers: int, observed: list[tuple[int, float, float]]) -> None:
     largest = max((items for items, _, _ in observed), default=0)
-    assert _after(ChunkSizes(workers), observed).plan(None).size <= max(1, 16 * largest)
+    assert _after(ChunkSizes(workers), observed).plan(None).size <= max(1, 256 * largest)
+    at_no_cost = [(items, run, 0.0) for items, run, _ in observed]
+    assert _after(ChunkSizes(workers), at_no_cost).plan(None).size <= max(1, 16 * largest)
+
+
+def test_what_runs_no_longer_than_it_costs_to_send_may_grow_more() -> None:
+    assert _after(ChunkSizes(2), [(1, 1e-5, 0.002)]).plan(None).size == 200
+    assert _after(ChunkSizes(2), [(1, 1e-5, 0.0001)]).plan(None).size == 16
 
 
 @given(workers=st.integers(1, 512), observed=_OBSERVED, remaining=st.integers(1, 10**9))

@@ -25,8 +25,9 @@ _LONGEST = 0.25
 # ... of a map with a journal this, since what is in no reply yet is not in the journal.
 JOURNALED = 0.002
 # A size may grow by this factor at once: five steps from one item to a million, and a first impression of
-# one quick item cannot commit the rest of the input.
+# one quick item cannot commit the rest of the input. By the second, to what should run no longer than it costs to send.
 _GROWTH = 16
+_GROWTH_AT_NO_COST = 256
 # With the length known, this many chunks for each worker are always left to even out.
 _GUIDED = 3
 # ... but none is smaller than this many times what it costs to send it: evening out more finely gains nothing.
@@ -84,7 +85,8 @@ class ChunkSizes:
         if remaining is not None:
             least = int(_LEAST_WORTH * (self._overhead or 0.0) / per_item)
             size = min(size, max(1, least, math.ceil(remaining / (_GUIDED * self._workers))))
-        size = min(size, self._largest * _GROWTH)
+        at_no_cost = min(self._largest * _GROWTH_AT_NO_COST, int((self._overhead or 0.0) / per_item))
+        size = min(size, max(self._largest * _GROWTH, at_no_cost))
         if self._weight:
             size = max(1, min(size, int(HEAVIEST_CHUNK / self._weight)))
         return Plan(size, self.target * _PATIENCE, max(1, size // _LOOKS))
