@@ -43,7 +43,7 @@ class ClusterThreads:
             folder = started.enter_context(_folder())
             runner = distributed.utils.LoopRunner()
             runner.start()
-            started.callback(runner.stop)
+            started.callback(_stop_loop, runner)
             started.enter_context(_quiet(distributed.utils.sync(runner.loop, _thread_of_the_loop)))
             # Not `LocalCluster`: its scheduler and workers always have an HTTP server.
             node = {
@@ -69,6 +69,19 @@ class ClusterThreads:
     def close(self) -> None:
         """End it, and wait for that. Idempotent."""
         self._closers.close()
+
+
+def _stop_loop(runner: Any) -> None:
+    """End the thread of the event loop.
+
+    Its last act is to wait for asyncio's default pool, for which it starts a thread. When the interpreter ends Python
+    3.12 refuses that; all else is closed by then, and the standard library itself waits for that pool.
+    """
+    try:
+        runner.stop()
+    except RuntimeError as exc:
+        if "at interpreter shutdown" not in str(exc):
+            raise
 
 
 def _forget_logs(nodes: list[Any]) -> None:
