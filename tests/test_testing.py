@@ -10,12 +10,14 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import anypool.testing
 from anypool.backend import Traits
 from anypool.testing import CLAUSES, FEATURES, ExecutorTests, Gate, Tally, clause, needs, offers
 from anypool.testing._clauses import clause_of, needs_of, unmet
+from anypool.testing._leftovers import existing
 
 
 def run_pytest(directory: Path, code: str, *options: str) -> subprocess.CompletedProcess[str]:
@@ -160,3 +162,20 @@ def test_the_score_card_counts_clause_by_executor(tmp_path: Path) -> None:
     assert found["clauses"]["values"]["Mine"] == {"passed": 1, "failed": 0, "not offered": 0}
     assert found["clauses"]["lost workers"]["Mine"]["not offered"] >= 2
     assert list(found["clauses"]) == list(CLAUSES)
+
+
+def test_children_and_theirs_are_seen_until_they_have_ended() -> None:
+    code = "import subprocess, sys; subprocess.Popen([sys.executable, '-c', 'print(1, flush=True); input()']).wait()"
+    before = existing()
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        found = existing().children - before.children
+        by_psutil = {each.pid for each in psutil.Process().children(recursive=True)}
+        assert child.pid in by_psutil
+        assert {int(each.split()[1]) for each in found} == by_psutil - {
+            int(each.split()[1]) for each in before.children
+        }
+        assert len(found) == 2
+        child.communicate(b"\n")
+    assert existing().children <= before.children

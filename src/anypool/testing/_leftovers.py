@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 __all__ = ["Existing", "existing"]
@@ -73,17 +74,34 @@ def _children() -> frozenset[str]:
 
     kept = _kept_pids()
     found = set()
-    for child in psutil.Process().children(recursive=True):
-        if child.pid in kept:
+    for pid in _descendants(os.getpid()):
+        if pid in kept:
             continue
         try:
+            child = psutil.Process(pid)
             words = " ".join(child.cmdline()[:4])
         except psutil.NoSuchProcess:
             continue
         except psutil.Error:  # a zombie has none
             words = child.name()
-        found.add(f"process {child.pid} ({words:.80})")
+        found.add(f"process {pid} ({words:.80})")
     return frozenset(found)
+
+
+def _descendants(pid: int) -> list[int]:
+    """The children of a process, and theirs: by the kernel's own lists, which save a look at every process."""
+    import psutil
+
+    try:
+        tasks = os.listdir(f"/proc/{pid}/task")
+        lists = [Path(f"/proc/{pid}/task/{task}/children").read_text(encoding="ascii") for task in tasks]
+    except OSError:  # not Linux, or a thread of it has just ended
+        try:
+            return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+    children = [int(word) for each in lists for word in each.split()]
+    return children + [below for child in children for below in _descendants(child)]
 
 
 def _count_kept_files() -> int:
