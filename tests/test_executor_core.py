@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
@@ -231,6 +232,14 @@ def test_whatever_is_mixed_each_call_runs_once_or_is_cancelled(
         executor.submit(_run, -1)
     executor.shutdown(wait=True)
     mix.check(cancel_futures=cancel_futures)
+
+
+def test_views_with_initializers_of_their_own_run_each(tmp_path: Path) -> None:
+    with anypool.get_executor("processes", max_workers=1) as ex:
+        views = [ex.options(initializer=(tmp_path / name).touch) for name in "ab"]
+        for each in [ex, *views, views[0].options(seed=1), ex]:
+            assert each.submit(abs, -1).result(50) == 1
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["a", "b"]
 
 
 def test_threads_that_share_an_executor_each_get_their_own_results(executor: anypool.PoolExecutor) -> None:

@@ -107,6 +107,8 @@ _reuse                L4  warm pools: a backend that stays for the next executor
 _task                 L4  one payload on its way through a backend
 _trouble              L4  the pool's own trouble as an error of ours
 _at_exit              L4  what still runs when the interpreter ends
+_call_text            L4  a call as text, for notes and reports
+_results              L4  the iterator that `map` returns
 _dispatch             L4  between the calls that people make and the one backend: queue, slots, end
 _observe              L4  what a map tells to whoever watches it
 _progress             L4  how far a map is, as plain data
@@ -121,6 +123,7 @@ _report_page          L4  a report as a page
 _report               L4  what the traced maps of an executor came to
 _observers            L4  who watches a map: made from its settings
 _futures              L4  the future that `submit` returns
+_jobs                 L4  what chunks need besides items, packed once where that can be
 _map                  L4  one map: reads the input, keeps workers busy, gives results in order
 _amap                 L4  the same for `async for`
 _as_runner            L4  an executor as a runner of pymoo
@@ -476,7 +479,7 @@ def watched(request, tmp_path_factory):
     (directory / "anypool.toml").write_text("this is no TOML", encoding="utf-8")
     environment = {**os.environ, "ANYPOOL_BACKEND": "no such backend", "ANYPOOL_NONSENSE": "1"}
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", WATCHED_IMPORT, request.param],
+        [sys.executable, "-B", "-W", "error", "-c", WATCHED_IMPORT, request.param],
         capture_output=True, text=True, env=environment, cwd=directory, timeout=30, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import reprlib
-import uuid
 import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor as _StdlibExecutor
@@ -13,16 +12,15 @@ from dataclasses import fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, final, runtime_checkable
 
-from anypool import _config, _packing, _wire
+from anypool import _config
 from anypool._attempts import Attempts
-from anypool._context import capture_context
+from anypool._call_text import add_note, name_of, on_worker, short_call
 from anypool._current import running
 from anypool._dispatch import Dispatcher
-from anypool._envelope import Initializer, Job, Reply, Surroundings
+from anypool._envelope import Job, Reply
 from anypool._futures import CallFuture, CallTask, Shelf
-from anypool._inner_threads import DEFAULT_INNER_THREADS
+from anypool._jobs import Jobs
 from anypool._map import Map
-from anypool._relay_settings import RelaySettings
 from anypool._retry import as_retry
 from anypool._seeds import as_seed
 from anypool._settings import Settings
@@ -36,8 +34,6 @@ if TYPE_CHECKING:
 
     from anypool._as_pool_view import PoolView
     from anypool._as_runner import Runner
-    from anypool._context_snapshot import ContextSnapshot
-    from anypool._envelope import Worker
     from anypool._observe import Observer
     from anypool._report import Report
     from anypool._retry import Retry
@@ -143,13 +139,9 @@ class PoolExecutor(_StdlibExecutor):
         self._at_end: list[Callable[[], object]] = [self._shelf.show_all]
         end = partial(_call_all, self._at_end)
         self._dispatcher = Dispatcher(_leased(backend) if settings.reuse else backend, at_end=end)
-        self._key = uuid.uuid4().hex
-        self._job_count = itertools.count()
+        self._jobs = Jobs(settings, self._dispatcher)
         self._submitted = itertools.count()
         self._attempts = Attempts(as_retry(settings.retries), settings.on_lost)
-        self._around: Surroundings | None = None
-        self._packed_around: tuple[Surroundings, bytes] | None = None
-        self._packed_initializer: Initializer | None = None
         # An executor that nobody shut down ends when nobody can use it any more.
         self._finalizer = weakref.finalize(self, self._dispatcher.shutdown, wait=False)
         # The registry of finalizers holds the dispatcher, an error of which may hold frames that hold this executor.
@@ -182,16 +174,16 @@ class PoolExecutor(_StdlibExecutor):
         call = (args, kwargs)
 
         def annotate(exc: BaseException, reply: Reply) -> None:
-            _add_note(exc, f"{_name(fn)}{_short_call(args, kwargs)}{_on(reply.worker)}")
+            add_note(exc, f"{name_of(fn)}{short_call(args, kwargs)}{on_worker(reply.worker)}")
 
         index = next(self._submitted)  # the n-th call has the n-th stream of a seed
         try:
-            job = self._job(fn, "call", traits)
+            job = self._jobs.make(fn, "call", traits)
         except SendError as exc:
             future.set_running_or_notify_cancel()
             future.set_exception(exc)
             return future
-        around = None if traits.shares_memory else self._packed(job.around)
+        around = self._jobs.pack_around(job, traits)
         task = CallTask(
             job,
             around,
@@ -366,10 +358,11 @@ class PoolExecutor(_StdlibExecutor):
             items = iter(iterables[0])
 
         def annotate(exc: BaseException, index: int, item: Any, reply: Reply) -> None:
-            _add_note(exc, f"item {index}, {_name(fn)}{_short_call(item if star else (item,), {})}{_on(reply.worker)}")
+            args = item if star else (item,)
+            add_note(exc, f"item {index}, {name_of(fn)}{short_call(args, {})}{on_worker(reply.worker)}")
 
         style: Literal["one", "star"] = "star" if star else "one"
-        job = self._job(fn, style, traits, keep_going=errors == "return")
+        job = self._jobs.make(fn, style, traits, keep_going=errors == "return")
         journal = None
         if settings.journal is not None:
             from anypool._journal import Journal
@@ -382,7 +375,7 @@ class PoolExecutor(_StdlibExecutor):
             self._dispatcher,
             job,
             items,
-            around_bytes=None if traits.shares_memory else self._packed(job.around),
+            around_bytes=self._jobs.pack_around(job, traits),
             total=_length(iterables),
             at_hand=AT_HAND.issuperset(map(type, iterables)),
             workers=self.max_workers,
@@ -419,11 +412,11 @@ class PoolExecutor(_StdlibExecutor):
             settings,
             getattr(self._dispatcher.backend, "leased", self._dispatcher.backend),
             traits,
-            name=_name(fn),
+            name=name_of(fn),
             total=total,
             workers=self.max_workers,
             runs=self._runs,
-            describe=lambda item: f"{_name(fn)}{_short_call(arguments(item), {})}",
+            describe=lambda item: f"{name_of(fn)}{short_call(arguments(item), {})}",
             arguments=arguments,
         )
         return observer, replace(job, observed=observed)
@@ -445,86 +438,6 @@ class PoolExecutor(_StdlibExecutor):
         from anypool._report import report_of
 
         return report_of(self._runs)
-
-    def _job(
-        self, fn: Callable[..., Any], style: Literal["one", "star", "call"], traits: Traits, *, keep_going: bool = False
-    ) -> Job:
-        sent_fn: Callable[..., Any] | _wire.Parcel = fn
-        if not traits.shares_memory:
-            stores = self._dispatcher.stores
-            sent_fn = _wire.to_parcel(fn, stores.store_function if stores else None)
-            if not isinstance(sent_fn, bytes) or len(sent_fn) >= _wire.LARGE_FUNCTION:
-                from anypool import _large_functions
-
-                _large_functions.warn_of(fn, sent_fn)
-        return Job(
-            key="" if style == "call" else self._next_key(),
-            fn=sent_fn,
-            style=style,
-            keep_going=keep_going,
-            # After the function is packed: that tells which context variables it refers to.
-            around=self._surroundings(traits),
-            initializer=self._initializer(traits),
-        )
-
-    def _surroundings(self, traits: Traits) -> Surroundings:
-        """What is the same for all calls while nothing changes around them; then the same object again."""
-        names = self._settings.environment
-        context = capture_context(names, dumps=_wire.dumps, shares_memory=traits.shares_memory)
-        parent = running.get()
-        depth = 1 + (parent.job.around.depth if parent else 0)
-        last = self._around
-        if last is not None and last.context is context and last.depth == depth:
-            return last
-        if last is None:
-            around = self._first_surroundings(traits, context, depth)
-        else:
-            around = replace(last, key=self._next_key(), context=context, depth=depth)
-        self._around = around
-        return around
-
-    def _first_surroundings(self, traits: Traits, context: ContextSnapshot, depth: int) -> Surroundings:
-        settings = self._settings
-        return Surroundings(
-            key=self._next_key(),
-            backend=self._backend.name,
-            exclusive=not traits.concurrent_in_process,
-            in_caller=traits.in_caller,
-            remote=traits.remote,
-            depth=depth,
-            nested=tuple(settings.nested),
-            seed=None if settings.seed is None else as_seed(settings.seed),
-            inner_threads=settings.inner_threads or DEFAULT_INNER_THREADS,
-            context=context,
-            relay=_relay_settings(settings, traits),
-        )
-
-    def _next_key(self) -> str:
-        return f"{self._key}-{next(self._job_count)}"
-
-    def _packed(self, around: Surroundings) -> bytes:
-        last = self._packed_around
-        if last is None or last[0] is not around:
-            self._packed_around = last = (around, _packing.pack_surroundings(around))
-        return last[1]
-
-    def _initializer(self, traits: Traits) -> Initializer | None:
-        """What runs first on each worker; packed, and stored if it is large, once for all workers and calls."""
-        settings = self._settings
-        if settings.initializer is None:
-            return None
-        if self._packed_initializer is None:
-            call = (settings.initializer, tuple(settings.initargs))
-            if traits.shares_memory:
-                self._packed_initializer = Initializer(key=self._key, call=call)
-            else:
-                stores = self._dispatcher.stores
-                try:
-                    parcel = _wire.to_parcel(call, stores.store_function if stores else None)
-                except SendError as exc:
-                    raise SendError(f"the initializer: {exc}") from exc
-                self._packed_initializer = Initializer(key=self._key, parcel=parcel)
-        return self._packed_initializer
 
     def share(self, obj: _T) -> Shared[_T]:
         """A handle on `obj`, which then travels to each worker once, and not with every call that uses it.
@@ -577,9 +490,8 @@ class PoolExecutor(_StdlibExecutor):
         _accept_seed(settings)
         view = object.__new__(PoolExecutor)
         changed = _config.change_settings(self._settings, settings)
-        view.__dict__.update(
-            self.__dict__, _settings=changed, _around=None, _packed_around=None, _packed_initializer=None, _parent=self
-        )
+        view.__dict__.update(self.__dict__, _settings=changed, _parent=self)
+        view._jobs = Jobs(changed, self._dispatcher, of=self._jobs)
         view._submitted = itertools.count()
         view._attempts = Attempts(as_retry(changed.retries), changed.on_lost)
         return view
@@ -764,15 +676,6 @@ def _call_all(calls: list[Callable[[], object]]) -> None:
         call()
 
 
-def _relay_settings(settings: Settings, traits: Traits) -> RelaySettings | None:
-    relay = replace(
-        RelaySettings.of(settings.relay),
-        exclusive=not (traits.concurrent_in_process or traits.in_caller),
-        in_caller=traits.shares_memory and settings.journal is None,  # else it must be plain data
-    )
-    return relay if relay.relayed else None
-
-
 def _leased(backend: Backend) -> Backend:
     from anypool._reuse import leased
 
@@ -830,24 +733,3 @@ def _length(iterables: tuple[Iterable[Any], ...]) -> int | None:
         except Exception:  # no length, or a __len__ that fails: another may know, as beside repeat(x)
             continue
     return min(lengths) if lengths else None
-
-
-def _name(fn: object) -> str:
-    return getattr(fn, "__qualname__", None) or type(fn).__qualname__
-
-
-def _short_call(args: Iterable[Any], kwargs: dict[str, Any]) -> str:
-    parts = [reprlib.repr(arg) for arg in args]
-    parts += [f"{name}={reprlib.repr(value)}" for name, value in kwargs.items()]
-    return f"({', '.join(parts)})"
-
-
-def _on(worker: Worker) -> str:
-    return f", on {worker}" if worker.pid else ""  # what the pool failed with tells itself where
-
-
-def _add_note(exc: BaseException, text: str) -> None:
-    try:
-        exc.add_note(f"anypool: {text}")
-    except TypeError:  # its __notes__ is no list, which is the user's business
-        return

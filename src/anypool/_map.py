@@ -18,10 +18,10 @@ import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from heapq import heappop, heappush
-from itertools import chain, count, islice
+from itertools import count, islice
 from queue import Empty, SimpleQueue
 from time import monotonic, perf_counter
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import ref
 
 from anypool import _packing
@@ -30,6 +30,7 @@ from anypool._chunks import JOURNALED, ChunkSizes, Plan, read
 from anypool._dispatch import LOOKS_UP_AFTER, Dispatcher
 from anypool._envelope import Envelope, Job, Reply
 from anypool._flow import Flow, Part
+from anypool._results import Results
 from anypool._stores import Outbox
 from anypool._task import Task
 from anypool._weight import HEAVIEST_CHUNK, read_weighing
@@ -75,31 +76,6 @@ class ChunkTask(Task):
 
     def withdrawn(self) -> None:
         self._arrivals.put((self, None, None, 0.0))
-
-
-class Results(chain[Any]):
-    """The iterator that `map` returns: the values of chunk after chunk; between two of one, no code of ours runs."""
-
-    _map: Map
-    _answers: Generator[Iterable[Any], None, None]
-
-    @classmethod
-    def of(cls, each: Map, answers: Generator[Iterable[Any], None, None]) -> Results:
-        """The results of `each`, whose chunks `answers` gives."""
-        results = cls.from_iterable(answers)
-        assert isinstance(results, cls)
-        results._map, results._answers = each, answers
-        return results
-
-    def close(self) -> None:
-        """Give no further result, and cancel what has not begun. Idempotent."""
-        self._map.close()
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("the results of a map cannot be copied or pickled")
-
-    def __repr__(self) -> str:
-        return "<results of a map>"
 
 
 class Map:
@@ -211,7 +187,7 @@ class Map:
         answers = self._answers(owner)
         next(answers)
         self._generator = ref(answers)
-        return Results.of(self, answers)
+        return Results.of(answers, self.close)
 
     def _answers(self, _owner: object) -> Generator[Iterable[Any], None, None]:
         """The values of each chunk in turn."""

@@ -1,0 +1,153 @@
+"""The job of each map and of each submitted call: what its chunks need besides items, packed once where that can be."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from anypool import _packing, _wire
+from anypool._context import capture_context
+from anypool._current import running
+from anypool._envelope import Initializer, Job, Surroundings
+from anypool._inner_threads import DEFAULT_INNER_THREADS
+from anypool._relay_settings import RelaySettings
+from anypool._seeds import as_seed
+from anypool.errors import SendError
+
+if TYPE_CHECKING:
+    from anypool._context_snapshot import ContextSnapshot
+    from anypool._dispatch import Dispatcher
+    from anypool._settings import Settings
+    from anypool.backend import Traits
+
+__all__ = ["Jobs"]
+
+
+class Jobs:
+    """Makes the jobs of one executor, or of a view of it.
+
+    Parameters
+    ----------
+    settings : Settings
+        Of the executor, or of the view.
+    dispatcher : Dispatcher
+        Its backend, and where large buffers go.
+    of : Jobs, optional
+        Those of the executor that this is a view of.
+    """
+
+    def __init__(self, settings: Settings, dispatcher: Dispatcher, of: Jobs | None = None) -> None:
+        self._settings = settings
+        self._dispatcher = dispatcher
+        self._key: str = uuid.uuid4().hex if of is None else of._key
+        self._count: itertools.count[int] = itertools.count() if of is None else of._count
+        self._around: Surroundings | None = None
+        self._packed_around: tuple[Surroundings, bytes] | None = None
+        is_same = (
+            of is not None
+            and of._settings.initializer is settings.initializer
+            and of._settings.initargs is settings.initargs
+        )
+        self._initialized: Initializer | None = of._initialized if of is not None and is_same else None
+
+    def make(
+        self, fn: Callable[..., Any], style: Literal["one", "star", "call"], traits: Traits, *, keep_going: bool = False
+    ) -> Job:
+        """The job of one map, or of one submitted call.
+
+        Raises
+        ------
+        SendError
+            `fn`, or the initializer, cannot be sent.
+        """
+        sent_fn: Callable[..., Any] | _wire.Parcel = fn
+        if not traits.shares_memory:
+            stores = self._dispatcher.stores
+            sent_fn = _wire.to_parcel(fn, stores.store_function if stores else None)
+            if not isinstance(sent_fn, bytes) or len(sent_fn) >= _wire.LARGE_FUNCTION:
+                from anypool import _large_functions
+
+                _large_functions.warn_of(fn, sent_fn)
+        return Job(
+            key="" if style == "call" else self._next_key(),
+            fn=sent_fn,
+            style=style,
+            keep_going=keep_going,
+            # After the function is packed: that tells which context variables it refers to.
+            around=self._surroundings(traits),
+            initializer=self._initializer(traits),
+        )
+
+    def _surroundings(self, traits: Traits) -> Surroundings:
+        """What is the same for all calls while nothing changes around them; then the same object again."""
+        names = self._settings.environment
+        context = capture_context(names, dumps=_wire.dumps, shares_memory=traits.shares_memory)
+        parent = running.get()
+        depth = 1 + (parent.job.around.depth if parent else 0)
+        last = self._around
+        if last is not None and last.context is context and last.depth == depth:
+            return last
+        if last is None:
+            around = self._first_surroundings(traits, context, depth)
+        else:
+            around = replace(last, key=self._next_key(), context=context, depth=depth)
+        self._around = around
+        return around
+
+    def _first_surroundings(self, traits: Traits, context: ContextSnapshot, depth: int) -> Surroundings:
+        settings = self._settings
+        return Surroundings(
+            key=self._next_key(),
+            backend=self._dispatcher.backend.name,
+            exclusive=not traits.concurrent_in_process,
+            in_caller=traits.in_caller,
+            remote=traits.remote,
+            depth=depth,
+            nested=tuple(settings.nested),
+            seed=None if settings.seed is None else as_seed(settings.seed),
+            inner_threads=settings.inner_threads or DEFAULT_INNER_THREADS,
+            context=context,
+            relay=_relay_settings(settings, traits),
+        )
+
+    def _next_key(self) -> str:
+        return f"{self._key}-{next(self._count)}"
+
+    def pack_around(self, job: Job, traits: Traits) -> bytes | None:
+        """The surroundings of `job` as bytes, the same again while they are; None where calls share the memory."""
+        if traits.shares_memory:
+            return None
+        around, last = job.around, self._packed_around
+        if last is None or last[0] is not around:
+            self._packed_around = last = (around, _packing.pack_surroundings(around))
+        return last[1]
+
+    def _initializer(self, traits: Traits) -> Initializer | None:
+        """What runs first on each worker; packed, and stored if it is large, once for all workers and calls."""
+        settings = self._settings
+        if settings.initializer is None:
+            return None
+        if self._initialized is None:
+            call = (settings.initializer, tuple(settings.initargs))
+            if traits.shares_memory:
+                self._initialized = Initializer(key=self._next_key(), call=call)
+            else:
+                stores = self._dispatcher.stores
+                try:
+                    parcel = _wire.to_parcel(call, stores.store_function if stores else None)
+                except SendError as exc:
+                    raise SendError(f"the initializer: {exc}") from exc
+                self._initialized = Initializer(key=self._next_key(), parcel=parcel)
+        return self._initialized
+
+
+def _relay_settings(settings: Settings, traits: Traits) -> RelaySettings | None:
+    relay = replace(
+        RelaySettings.of(settings.relay),
+        exclusive=not (traits.concurrent_in_process or traits.in_caller),
+        in_caller=traits.shares_memory and settings.journal is None,  # else it must be plain data
+    )
+    return relay if relay.relayed else None
