@@ -340,6 +340,25 @@ def _found(name: str, each: Import) -> str:
     return f"{name}.py:{each.line} imports {each.target}"
 
 
+def for_each(names):
+    """One test that asks for each of `names`, and shows all that are wrong. As a thousand tests it took a minute."""
+
+    def decorate(check):
+        def test():
+            wrong = {}
+            for name in names:
+                try:
+                    check(name)
+                except AssertionError as exc:
+                    wrong[name] = str(exc)
+            assert wrong == {}
+
+        test.__name__ = check.__name__
+        return test
+
+    return decorate
+
+
 def test_every_file_has_a_row_in_the_table():
     assert {_row_name(name) for name in FILES} - set(ROWS) == set()
 
@@ -353,14 +372,14 @@ def test_the_layers_of_the_table_only_rise():
     assert layers == sorted(layers)
 
 
-@pytest.mark.parametrize("name", FILES)
+@for_each(FILES)
 def test_every_file_says_in_its_first_line_why_it_exists(name):
     text = ast.get_docstring(_tree(name))
     assert text, f"{name}.py has no docstring"
     assert text.splitlines()[0].rstrip().endswith((".", ":", "?")), f"{name}.py: its first line is no sentence"
 
 
-@pytest.mark.parametrize("name", [*CORE, *BACKENDS])
+@for_each([*CORE, *BACKENDS])
 def test_imports_point_down_only(name):
     wrong = [
         _found(name, each)
@@ -370,7 +389,7 @@ def test_imports_point_down_only(name):
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", TESTING)
+@for_each(TESTING)
 def test_the_imports_of_the_suite_have_no_cycle(name):
     reached: set[str] = set()
     ahead = _own_at_import(name)
@@ -386,19 +405,19 @@ def _own_at_import(name: str) -> set[str]:
     return {each.own for each in _imports(name) if each.at_import and each.own in TESTING}  # type: ignore[misc]
 
 
-@pytest.mark.parametrize("name", [name for name in CORE if name not in {*COMMAND_LINE, "__main__"}])
+@for_each([name for name in CORE if name not in {*COMMAND_LINE, "__main__"}])
 def test_nobody_in_the_core_imports_the_suite_or_the_command_line(name):
     apart = {"testing", "cli"}
     wrong = [_found(name, each) for each in _imports(name) if each.own and each.own.partition(".")[0] in apart]
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", [name for name in [*CORE, *TESTING] if name not in WRAPS_BACKENDS])
+@for_each([name for name in [*CORE, *TESTING] if name not in WRAPS_BACKENDS])
 def test_nobody_imports_a_backend(name):
     assert [_found(name, each) for each in _imports(name) if each.own and each.own.startswith("backends")] == []
 
 
-@pytest.mark.parametrize("name", [name for name in CORE if not name.startswith("_pool")])
+@for_each([name for name in CORE if not name.startswith("_pool")])
 def test_only_the_backend_processes_imports_the_local_pool(name):
     assert [_found(name, each) for each in _imports(name) if each.own and each.own.startswith("_pool")] == []
 
@@ -407,7 +426,7 @@ def test_every_backend_has_its_rule():
     assert {name for name in FILES if name.startswith("backends")} == set(BACKENDS)
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@for_each(BACKENDS)
 def test_a_backend_imports_only_the_contract_and_its_own_library(name):
     ours, libraries = BACKENDS[name]
     wrong = [
@@ -419,20 +438,20 @@ def test_a_backend_imports_only_the_contract_and_its_own_library(name):
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", [*CORE, *BACKENDS])
+@for_each([*CORE, *BACKENDS])
 def test_loading_a_file_loads_no_library(name):
     allowed = {"click"} if name in COMMAND_LINE and name != "cli" else set()
     wrong = [_found(name, each) for each in _imports(name) if each.at_import and each.library]
     assert [each for each in wrong if each.rpartition(" ")[2].partition(".")[0] not in allowed] == []
 
 
-@pytest.mark.parametrize("name", CORE)
+@for_each(CORE)
 def test_the_core_uses_no_library_but_those_listed(name):
     allowed = {"click"} if name in COMMAND_LINE else LAZY_LIBRARIES.get(name, set())
     assert [_found(name, each) for each in _imports(name) if each.library and each.library not in allowed] == []
 
 
-@pytest.mark.parametrize("name", [name for name in CORE if name in ROWS and _row(name).layer <= "L2"])
+@for_each([name for name in CORE if name in ROWS and _row(name).layer <= "L2"])
 def test_what_runs_on_a_worker_loads_nothing_of_the_caller(name):
     wrong = [
         _found(name, each)
@@ -442,7 +461,7 @@ def test_what_runs_on_a_worker_loads_nothing_of_the_caller(name):
     assert wrong == []
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+@for_each(BACKENDS)
 def test_a_backend_is_short(name):
     assert len(FILES[name].read_text(encoding="utf-8").splitlines()) <= LONGEST_BACKEND
 
@@ -498,7 +517,7 @@ def test_importing_reads_nothing_but_code(watched):
     assert [path for path in watched["opened"] if not path.endswith((".py", ".pyc", ".so", ".pyd"))] == []
 
 
-@pytest.mark.parametrize("name", anypool.__all__)
+@for_each(anypool.__all__)
 def test_every_public_name_is_there_and_explained(name):
     value = getattr(anypool, name)
     if name != "__version__":
@@ -518,7 +537,7 @@ def test_what_type_checkers_see_is_what_is_public():
     assert seen == homes
 
 
-@pytest.mark.parametrize("name", sorted({*anypool._HOMES.values()}))
+@for_each(sorted({*anypool._HOMES.values()}))
 def test_what_is_public_is_public_where_it_lives(name):
     home = importlib.import_module(f"anypool.{name}")
     public = {each for each, where in anypool._HOMES.items() if where == name}
