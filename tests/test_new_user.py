@@ -186,6 +186,7 @@ FROM_STDLIB = {
 
 CAUGHT_BEFORE_THE_USER = {
     "Revoked",  # by the worker that was about to run a chunk that was given up
+    "BegunBefore",  # by a worker that gets what another had begun; likewise
     "SchedulerLostError",  # by the core, which makes it the WorkerLost of each call
     "FallbackToBackend",  # by joblib: its way of asking for another backend
 }
