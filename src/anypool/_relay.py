@@ -105,8 +105,10 @@ class Capture:
 
     def events_since(self, mark: int) -> tuple[list[Event], int]:
         """What was captured after `mark`, while it is open, and the mark for the next time; the first mark is 0."""
+        log = self._log or []
+        if len(log) == mark:  # without the lock: what comes a moment later, comes the next time
+            return [], mark
         with self._lock:
-            log = self._log or []
             return merged(log[mark:]), len(log)
 
     def takes(self, kind: str) -> bool:

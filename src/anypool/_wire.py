@@ -218,9 +218,13 @@ def pack_column(
 
     With `heaviest`, only the first of them, if the rest would come after so many bytes.
     """
-    if _may_travel_as_one(items):
-        return pickle.dumps(items, PROTOCOL)
-    return _pack_each(items, refuse, store, heaviest)
+    whole = pack_as_one(items)
+    return _pack_each(items, refuse, store, heaviest) if whole is None else whole
+
+
+def pack_as_one(items: Sequence[Any]) -> bytes | None:
+    """`items` in one pickle; None if they cannot travel so."""
+    return pickle.dumps(items, PROTOCOL) if _may_travel_as_one(items) else None
 
 
 def _pack_each(

@@ -43,10 +43,10 @@ __all__ = ["run"]
 _COUNT_THREADS = frozenset({"numpy", "scipy", "torch", "sklearn", "numba", "mkl"})
 
 # Of a longer chunk than this, what its items came to is noted for as many at once as take so many seconds: a note
-# takes some 10 microseconds. Calls that take longer are noted one by one.
-_NOTED_SINGLY = 64
-_NOTE_AFTER = 0.000_2
-_NOTED_AT_ONCE = 4096
+# takes some 3 microseconds. Calls that take longer than that time are noted one by one.
+_NOTED_SINGLY = 128
+_NOTE_AFTER = 0.000_05
+_NOTED_AT_ONCE = 1024
 _GROUPS_KEPT = 32
 
 _NOTHING = nullcontext()
@@ -125,6 +125,8 @@ def _run(envelope: Envelope, entered: float | None = None, stub: Stub | None = N
         started = perf_counter()
         _run_items(call, envelope, context, reply, notes)
         reply.seconds = perf_counter() - started
+        if notes is not None:
+            notes.end()
         if notes is not None and receipts is None:  # which tell the size of each result
             reply.pickles, reply.pickled = notes.pickles, notes.pickled
         if watch is not None:
@@ -236,10 +238,10 @@ def _timed(call: Callable[[Any], Any], stub: Stub, position: Callable[[], int]) 
 class _Groups(dict[str, int]):
     """How many items were noted at once, last, in the maps that this process works for."""
 
-    def __setitem__(self, key: str, group: int) -> None:
-        if key not in self and len(self) >= _GROUPS_KEPT:
+    def keep(self, key: str, group: int) -> None:
+        if len(self) >= _GROUPS_KEPT and key not in self:
             self.clear()
-        super().__setitem__(key, group)
+        self[key] = group
 
 
 _groups = _Groups()
@@ -265,6 +267,11 @@ class _Notes:
         self.pickled = 0
         self.group = 1 if pace_of is None else _groups.get(pace_of, 1)
 
+    def end(self) -> None:
+        """Remember its pace for the next chunk of the same map."""
+        if self._pace_of is not None:
+            _groups.keep(self._pace_of, max(1, self.group // 2))
+
     def add(self) -> bool:
         """Note what has ended since the last time; False if there is too much of it, so that it goes home now."""
         first, end = self._noted, len(self._values)
@@ -274,7 +281,8 @@ class _Notes:
         events: list[Any] = []
         if self._capture is not None:
             events, self._events = self._capture.events_since(self._events)
-            events = [(event[0] - first, *event[1:]) for event in events]
+            if events:
+                events = [(event[0] - first, *event[1:]) for event in events]
         packed = pack_note(self._values[first:end], errors, events, self._worker)
         if self._pace_of is not None:
             now = perf_counter()
@@ -283,7 +291,6 @@ class _Notes:
                 self.group = min(2 * self.group, _NOTED_AT_ONCE)
             elif took > 4 * _NOTE_AFTER:
                 self.group = max(1, self.group // 2)
-            _groups[self._pace_of] = max(1, self.group // 2)
         self._noted = end
         if packed is None:
             return False

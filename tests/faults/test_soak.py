@@ -47,8 +47,8 @@ def test_every_result_is_there_and_exact_while_workers_are_killed(tmp_path: Path
     print(f"{CALLS} calls in {took:.1f} s, {kills} kills, {again} calls ran again")
     assert set(counts) == set(range(CALLS))
     assert kills >= 20  # as many as there were workers to kill: on a busy machine a new one takes longer than a kill
-    # Of the calls that a worker was at when it was killed one was running; up to 4,096 fast ones are noted at once.
-    assert again <= 4096 * kills
+    # Of the calls that a worker was at when it was killed one was running; up to 1,024 fast ones are noted at once.
+    assert again <= 1024 * kills
 
 
 def test_submitted_calls_survive_it_too(tmp_path: Path) -> None:
