@@ -45,9 +45,17 @@ def wait_for(path):
         time.sleep(0.005)
 
 
-@pytest.fixture(params=LOCAL)
-def pool(request):
-    with anypool.Pool(processes=2, backend=request.param) as pool:
+@pytest.fixture(scope="module", params=LOCAL)
+def workers(request):
+    """Workers that have begun, for all tests of a pool that can share them."""
+    with anypool.get_executor(request.param, max_workers=2) as workers:
+        assert list(workers.map(square, range(8), chunksize=1)) == [x * x for x in range(8)]
+        yield workers
+
+
+@pytest.fixture
+def pool(workers):
+    with workers.as_pool() as pool:
         yield pool
 
 

@@ -42,7 +42,7 @@ class ChunksTests(SubjectFixtures):
             expected = [item * 2 for item in items]
             assert list(executor.map(_calls.double, items, chunksize=chunksize)) == expected
 
-        item = strategies.integers() | strategies.text(max_size=5)
+        item = strategies.integers() | strategies.text("a\0\u00e9\U0001f600", max_size=5)
         _check_for_all(check, strategies.lists(item, max_size=12), strategies.integers(1, 15))
 
     def test_any_chunk_size_gives_the_same_error_at_the_same_item(self, executor: Any) -> None:
