@@ -37,6 +37,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, st
 
 
 def _reference(wrong: type[Right]) -> str:
+    if wrong.is_of_processes:
+        return "RightOfProcesses"
     return "RightStrict" if wrong.is_strict else "Right"
 
 

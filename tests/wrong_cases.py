@@ -14,6 +14,10 @@ class TestRightStrict(ExecutorTests):
     backend = "threads?max_workers=2&strict=true"
 
 
+class TestRightOfProcesses(ExecutorTests):
+    backend = "processes?max_workers=2"
+
+
 for each in WRONG:
     name = f"Test{each.__name__}"
     globals()[name] = type(name, (ExecutorTests,), {"backend": each, "__module__": __name__})

@@ -20,6 +20,7 @@ from anypool import _packing, _worker
 from anypool._envelope import Envelope, Reply
 from anypool._share import Content, Shared
 from anypool.backend import Traits
+from anypool.backends.processes import Processes
 from anypool.backends.threads import Threads
 
 __all__ = ["WRONG", "Right"]
@@ -30,6 +31,8 @@ Call = Callable[[Any], Any]
 @dataclass(kw_only=True)
 class Right:
     """What the wrong ones are made from: the threads of `anypool.backends.threads`, unchanged.
+
+    Where it is about calls that are stopped, the processes of `anypool.backends.processes`, likewise.
 
     Attributes
     ----------
@@ -43,19 +46,25 @@ class Right:
     caught_by: ClassVar[str] = ""
     still_passes: ClassVar[str] = "test_a_call_returns_its_value"
     is_strict: ClassVar[bool] = False
+    is_of_processes: ClassVar[bool] = False
 
     max_workers: int | None = 2
-    _right: Threads = field(init=False, repr=False)
+    _right: Threads | Processes = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._right = Threads(max_workers=self.max_workers, strict=self.is_strict)
+        if self.is_of_processes:
+            self._right = Processes(max_workers=self.max_workers)
+        else:
+            self._right = Threads(max_workers=self.max_workers, strict=self.is_strict)
 
     def start(self) -> tuple[int, Traits]:
-        """Start the threads."""
+        """Start the workers."""
         return self._right.start()
 
     def submit(self, call: Call, payload: Any, /) -> Future[Any]:
         """Run the call, with its payload and its reply as the wrong one changes them."""
+        if self.is_of_processes:
+            return self._right.submit(call, payload)
         return self._right.submit(self._run, (call, payload))
 
     def _run(self, both: tuple[Call, Any]) -> Any:
@@ -71,7 +80,7 @@ class Right:
         return reply
 
     def stop(self, *, cancel: bool) -> None:
-        """Stop the threads."""
+        """Stop the workers."""
         self._right.stop(cancel=cancel)
 
 
@@ -482,6 +491,47 @@ class CopiesWhatIsShared(Right):
         return dataclasses.replace(payload, items=[copied(item) for item in payload.items])
 
 
+class StopsTooLate(Right):
+    """A call that is to be stopped runs on for a while."""
+
+    name = "stops too late"
+    caught_by = "test_the_limit_is_kept_to_the_second"
+    is_of_processes = True
+
+    def stop_call(self, future: Future[Any], /) -> bool:
+        """Promise that it ends, and end it when nobody waits for it any more."""
+        assert isinstance(self._right, Processes)
+        later = threading.Timer(3.0, self._right.stop_call, (future,))
+        later.daemon = True
+        later.start()
+        return True
+
+
+class StopsTheNeighbour(Right):
+    """With a call that is to be stopped goes what the other workers run."""
+
+    name = "stops the neighbour"
+    caught_by = "test_a_running_call_can_be_cancelled_and_its_neighbours_go_on"
+    is_of_processes = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._sent: list[Future[Any]] = []
+
+    def submit(self, call: Call, payload: Any, /) -> Future[Any]:
+        """Run the call, and keep it in mind."""
+        self._sent.append(super().submit(call, payload))
+        return self._sent[-1]
+
+    def stop_call(self, future: Future[Any], /) -> bool:
+        """End all that runs."""
+        assert isinstance(self._right, Processes)
+        for each in self._sent:
+            if each is not future and each.running():
+                self._right.stop_call(each)
+        return self._right.stop_call(future)
+
+
 WRONG: tuple[type[Right], ...] = (
     ReversesResults,
     DropsTheLastResult,
@@ -515,5 +565,7 @@ WRONG: tuple[type[Right], ...] = (
     ForgetsThatItNests,
     UnpacksHandles,
     CopiesWhatIsShared,
+    StopsTooLate,
+    StopsTheNeighbour,
 )
 """Every wrong backend."""
