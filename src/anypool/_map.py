@@ -321,6 +321,7 @@ class Map:
     def _discard(self) -> None:
         """Show what the calls of a map that nobody reads wrote, and say so if one failed."""
         self._returns_errors = True
+        self._is_closed = False  # for `_one_by_one`, which has to go through all of a chunk
         while (answer := self._flow.take_ready()) is not None:
             length, (start, reply, items) = answer
             if reply.errors:
