@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Protocol
 
-from anypool._imported import import_without_traces
 from anypool.errors import ConfigError
 
 __all__ = [
@@ -165,6 +164,8 @@ class _Limiter:
         if now == self._scanned:
             return False
         self._scanned = now
+        from anypool._imported import import_without_traces
+
         try:
             threadpoolctl = import_without_traces("threadpoolctl")
         except ImportError:

@@ -21,7 +21,7 @@ SECONDS = float(os.environ.get("ANYPOOL_SOAK_SECONDS", "300"))
 """Within which one soak must end."""
 
 KILL_EVERY = 0.1
-WORKERS = 4
+WORKERS = 8
 """More than CPUs: there should be one to kill while others are being started."""
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(SECONDS + 30)]
@@ -49,7 +49,7 @@ def test_every_result_is_there_and_exact_while_workers_are_killed(tmp_path: Path
     every = took / max(kills, 1) * 1000
     print(f"{CALLS} calls in {took:.1f} s, {kills} kills, one in {every:.0f} ms, {again} calls ran again")
     assert set(counts) == set(range(CALLS))
-    assert kills >= 20  # as many as there were workers to kill: on a busy machine a new one takes longer than a kill
+    assert every < 2000 * KILL_EVERY  # as it should be, unless this machine cannot start workers as fast
     # Of the calls that a worker was at when it was killed one was running; up to 1,024 fast ones are noted at once.
     assert again <= 1024 * kills
 

@@ -114,15 +114,19 @@ class Clock:
             self._thread.join()
 
 
+_OWED = 1.0
+"""Seconds: kills that were due so long ago are made up for, as soon as there is anybody to kill."""
+
+
 class Killer:
     """Kills processes that have run calls, at random moments that are `every` seconds apart on average."""
 
     def __init__(self, every: float, dice: int) -> None:
         self._every = every
         self._dice = random.Random(f"killer/{dice}")
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._alive: dict[int, int] = {}  # pid -> descriptor of the process: a pid may be another's by now
-        self._stopped = threading.Event()
+        self._is_stopped = False
         self._thread = threading.Thread(target=self._run, name="anypool-chaos-killer", daemon=True)
         self.kills = 0
 
@@ -135,43 +139,50 @@ class Killer:
         """Take note of a process that ran a call."""
         if not self._every:
             return
-        with self._lock:
-            if pid not in self._alive and not self._stopped.is_set():
+        with self._changed:
+            if pid not in self._alive and not self._is_stopped:
                 try:
                     self._alive[pid] = os.pidfd_open(pid)
                 except ProcessLookupError:
-                    pass  # it was lost since
+                    return  # it was lost since
+                self._changed.notify()
 
     def _run(self) -> None:
         at = time.monotonic()
-        while True:
-            # From when the last was due, not from when it came: on a busy machine this thread is late again and again.
-            at += self._dice.expovariate(1 / self._every)
-            if self._stopped.wait(max(0.0, at - time.monotonic())):
-                return
-            with self._lock:
-                if self._alive:
-                    self._kill_one()
-                else:  # none is owed: a pool that loses workers at birth does nothing
-                    at = time.monotonic()
+        with self._changed:
+            while True:
+                # From when the last was due, not from when it came: on a busy machine that is late again and again.
+                at = max(at, time.monotonic() - _OWED) + self._dice.expovariate(1 / self._every)
+                while (left := at - time.monotonic()) > 0 and not self._is_stopped:
+                    self._changed.wait(left)
+                # Each has run a call before it is killed, so a pool gets on, however often it happens.
+                while not self._is_stopped and not self._kill_one():
+                    self._changed.wait()
+                if self._is_stopped:
+                    return
 
-    def _kill_one(self) -> None:
-        """Kill one of those that live."""
-        pid = self._dice.choice(sorted(self._alive))
-        file = self._alive.pop(pid)
-        try:
-            signal.pidfd_send_signal(file, signal.SIGKILL)
-            self.kills += 1
-        except ProcessLookupError:
-            pass
-        finally:
-            os.close(file)
+    def _kill_one(self) -> bool:
+        """Kill one of those that live; whether there was one."""
+        while self._alive:
+            pid = self._dice.choice(sorted(self._alive))
+            file = self._alive.pop(pid)
+            try:
+                signal.pidfd_send_signal(file, signal.SIGKILL)
+                self.kills += 1
+                return True
+            except ProcessLookupError:
+                continue  # its last reply came after its end
+            finally:
+                os.close(file)
+        return False
 
     def stop(self) -> None:
         """Kill nothing more. Idempotent."""
-        self._stopped.set()
+        with self._changed:
+            self._is_stopped = True
+            self._changed.notify()
         if self._thread.is_alive():
             self._thread.join()
-        with self._lock:
+        with self._changed:
             while self._alive:
                 os.close(self._alive.popitem()[1])
