@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 from anypool import _worker
 from anypool._at_exit import finish_at_exit, forget, remember
 from anypool._packing import claim_reply, kept_reply, with_ticket
-from anypool._task import DONE, QUEUED, SENT, WITHDRAWN, OpenMap, Task
+from anypool._task import DONE, LOOKS_UP_AFTER, QUEUED, SENT, WITHDRAWN, OpenMap, Task
 from anypool._trouble import own_error
 from anypool.backend import StopsCalls
 from anypool.errors import (
@@ -40,6 +40,7 @@ from anypool.errors import (
 
 if TYPE_CHECKING:
     from anypool._alarms import Alarms
+    from anypool._callbacks import Callbacks
     from anypool._shares import Shares
     from anypool._stores import Stores
     from anypool._tickets import Tickets
@@ -48,10 +49,6 @@ if TYPE_CHECKING:
 # One call to run and one to follow it, for each worker: it never waits for the caller.
 _SLOTS_PER_WORKER = 2
 _UNBOUNDED = 1 << 62
-
-# A wait is left and taken up again after so many seconds. A signal that is handled in the moment before a thread
-# begins to wait for a lock does not end that wait, and Ctrl-C would not be seen until something else did.
-LOOKS_UP_AFTER = 1.0
 
 
 class Dispatcher:
@@ -92,6 +89,7 @@ class Dispatcher:
         self._alarms: Alarms | None = None
         self._delayed: set[Task] = set()  # counted as queued
         self._shares: Shares | None = None
+        self._callbacks: Callbacks | None = None
 
     # --- life -----------------------------------------------------------------------------------------
 
@@ -227,6 +225,8 @@ class Dispatcher:
                         self.backend.stop(cancel=stop_running)
                     forget(self)
         finally:
+            if self._callbacks is not None:
+                self._callbacks.close(wait=not abandon)
             if self._alarms is not None:
                 self._alarms.close()
             if self._tickets is not None:
@@ -276,6 +276,15 @@ class Dispatcher:
         for task in outstanding:
             if self.withdraw(task):
                 task.withdrawn()
+
+    def call_back(self, callback: Callable[[], object]) -> None:
+        """Have what a program added to a future run where it may wait for other calls."""
+        if self._callbacks is None:
+            from anypool._callbacks import Callbacks
+
+            with self._lock:
+                self._callbacks = self._callbacks or Callbacks()
+        self._callbacks.run(callback)
 
     def open_map(self, each: OpenMap) -> None:
         """Remember a map until it is exhausted or closed."""

@@ -84,6 +84,15 @@ class CallFuture(Future[Any]):
         super().__init__()
         self._task: CallTask | None = None
         self._output: tuple[Shelf, int, Output] | None = None
+        self._call_back: Callable[[Callable[[], object]], None] | None = None  # None: callbacks run here
+
+    def _invoke_callbacks(self) -> None:  # the stdlib's, called when it is done
+        invoke: Callable[[], object] = super()._invoke_callbacks  # type: ignore[misc]
+        call_back, self._call_back = self._call_back, None
+        if call_back is not None and self._done_callbacks:  # type: ignore[attr-defined]
+            call_back(invoke)
+        else:
+            invoke()
 
     def cancel(self) -> bool:
         """Cancel the call if it has not begun on a worker; whether it is cancelled."""
@@ -203,11 +212,14 @@ class CallTask(Task):
                 outcome = self._attempts.settle(self._index, (self._call,), reply)
         except BaseException as exc:  # ours: a reply that cannot be read; whoever waits must not wait for ever
             future = self._take_future()
+            future._call_back = self.dispatcher.call_back
             if future.set_running_or_notify_cancel():
                 future.set_exception(exc)
             return
         if outcome.held:
-            self._settle(self._take_future(), outcome.held[0][1])
+            future = self._take_future()
+            future._call_back = self.dispatcher.call_back
+            self._settle(future, outcome.held[0][1])
             return
         seconds = outcome.later[0][0] if outcome.later else 0.0
         again = self._next_run()

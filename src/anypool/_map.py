@@ -27,12 +27,12 @@ from weakref import ref
 from anypool import _packing
 from anypool._attempts import NEVER, Attempts, Outcome
 from anypool._chunks import JOURNALED, ChunkSizes, Plan, read
-from anypool._dispatch import LOOKS_UP_AFTER, Dispatcher
+from anypool._dispatch import Dispatcher
 from anypool._envelope import Envelope, Job, Reply
 from anypool._flow import Flow, Part
 from anypool._results import Results
 from anypool._stores import Outbox
-from anypool._task import Task
+from anypool._task import LOOKS_UP_AFTER, Task
 from anypool._weight import HEAVIEST_CHUNK, read_weighing
 from anypool.errors import ExecutorClosed
 

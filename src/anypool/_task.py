@@ -9,9 +9,13 @@ if TYPE_CHECKING:
     from anypool._stores import Outbox
     from anypool._tickets import Seen, Ticket
 
-__all__ = ["DONE", "QUEUED", "SENT", "WITHDRAWN", "OpenMap", "Task"]
+__all__ = ["DONE", "LOOKS_UP_AFTER", "QUEUED", "SENT", "WITHDRAWN", "OpenMap", "Task"]
 
 QUEUED, SENT, WITHDRAWN, DONE = range(4)
+
+# A wait is left and taken up again after so many seconds. A signal that is handled in the moment before a thread
+# begins to wait for a lock does not end that wait, and Ctrl-C would not be seen until something else did.
+LOOKS_UP_AFTER = 1.0
 
 
 class Task:

@@ -60,6 +60,7 @@ FEATURES = {
     "on_lost": "`map(on_lost=)`",
     "call_timeout": "`map(call_timeout=)`",
     "cancel_running": "`cancel(future, running=True)`",
+    "waiting_callbacks": "a callback of a future may wait for other calls",
     "finishes": "shutdown runs what a map over an input of known length has left",
 }
 """What a test may ask for beyond ``submit``, ``map(timeout=, chunksize=)`` and ``shutdown`` of the stdlib."""

@@ -105,6 +105,22 @@ class FuturesTests(SubjectFixtures):
         assert future.result(timeout=LIMIT) == 2
         assert executor.submit(_calls.double, 2).result(timeout=LIMIT) == 4
 
+    @needs("waiting_callbacks")
+    def test_a_callback_may_wait_for_other_calls(self, executor: Any) -> None:
+        seen: list[Any] = []
+        over = threading.Event()
+
+        def go_on(_: Any) -> None:
+            try:
+                seen.append(executor.submit(_calls.double, 2).result(timeout=LIMIT))
+                seen.append(list(executor.map(_calls.double, [3, 4], timeout=LIMIT)))
+            finally:
+                over.set()
+
+        executor.submit(_calls.double, 1).add_done_callback(go_on)
+        assert over.wait(2 * LIMIT)
+        assert seen == [4, [6, 8]]
+
     @offers(synchronous=False)
     def test_a_callback_can_submit(self, executor: Any) -> None:
         second: Future[Any] = Future()
