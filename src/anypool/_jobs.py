@@ -51,7 +51,8 @@ class Jobs:
             and of._settings.initializer is settings.initializer
             and of._settings.initargs is settings.initargs
         )
-        self._initialized: Initializer | None = of._initialized if of is not None and is_same else None
+        self._initialized: Initializer | None = None
+        self._initialized_by = of if is_same else None  # or a worker would run it once for each view
 
     def make(
         self, fn: Callable[..., Any], style: Literal["one", "star", "call"], traits: Traits, *, keep_going: bool = False
@@ -130,6 +131,8 @@ class Jobs:
         settings = self._settings
         if settings.initializer is None:
             return None
+        if self._initialized_by is not None:
+            return self._initialized_by._initializer(traits)
         if self._initialized is None:
             call = (settings.initializer, tuple(settings.initargs))
             if traits.shares_memory:
