@@ -631,3 +631,26 @@ def test_a_backend_that_runs_calls_in_its_submit_holds_no_more_than_a_chunk_of_r
         for taken in range(1000):
             next(results)
             assert len(ran) <= taken + 2 * 10
+
+
+def test_threads_that_ask_one_map_at_once_lose_no_result() -> None:
+    """Whoever comes in between is refused, as by any generator; the others get all there is."""
+    with anypool.get_executor("threads", max_workers=2) as ex:
+        results = ex.map(lambda item: time.sleep(0.002) or item, range(60), chunksize=1)
+        got: list[int] = []
+
+        def ask_all() -> None:
+            while len(got) < 60:
+                try:
+                    got.append(next(results))
+                except ValueError:
+                    time.sleep(0.001)
+                except StopIteration:
+                    return
+
+        threads = [threading.Thread(target=ask_all) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(_LONG)
+    assert sorted(got) == list(range(60))

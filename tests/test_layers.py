@@ -108,7 +108,6 @@ _task                 L4  one payload on its way through a backend
 _trouble              L4  the pool's own trouble as an error of ours
 _at_exit              L4  what still runs when the interpreter ends
 _call_text            L4  a call as text, for notes and reports
-_results              L4  the iterator that `map` returns
 _callbacks            L4  threads on which the callbacks of futures run
 _dispatch             L4  between the calls that people make and the one backend: queue, slots, end
 _observe              L4  what a map tells to whoever watches it

@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from heapq import heappop, heappush
-from itertools import count, islice
+from itertools import count, islice, repeat
 from queue import Empty, SimpleQueue
 from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, Literal
-from weakref import ref
 
 from anypool import _packing
 from anypool._attempts import NEVER, Attempts, Outcome
@@ -30,7 +29,6 @@ from anypool._chunks import JOURNALED, ChunkSizes, Plan, read
 from anypool._dispatch import Dispatcher
 from anypool._envelope import Envelope, Job, Reply
 from anypool._flow import Flow, Part
-from anypool._results import Results
 from anypool._stores import Outbox
 from anypool._task import LOOKS_UP_AFTER, Task
 from anypool._weight import HEAVIEST_CHUNK, read_weighing
@@ -155,9 +153,6 @@ class Map:
         self._is_asked = False  # somebody has asked for a result
         self._is_closed = False  # whoever had the iterator closed it, or dropped it
         self._is_dropped = False  # nobody can ask for one any more
-        self._has_failed = False  # an error went out, which is the end
-        self._generator: Callable[[], Generator[Any, None, None] | None] = lambda: None  # held by whoever reads it
-        self._leaving: list[Any] = []  # what the values of the chunk that is being read are taken from
         self._input_error: BaseException | None = None
         self._call_timeout = call_timeout
         self._journal = journal
@@ -176,7 +171,7 @@ class Map:
 
     # --- for the caller -------------------------------------------------------------------------------
 
-    def results(self, owner: object) -> Results:
+    def results(self, owner: object) -> Iterator[Any]:
         """The results, as an iterator that has started: the first chunks are on their way.
 
         It keeps `owner`, the executor, from being collected.
@@ -184,55 +179,41 @@ class Map:
         self._dispatcher.open_map(self)
         if self._observer is not None:
             self._observer.began()
-        answers = self._answers(owner)
-        next(answers)
-        self._generator = ref(answers)
-        return Results.of(answers, self.close)
+        generator = self._generate(owner)
+        next(generator)
+        return generator
 
-    def _answers(self, _owner: object) -> Generator[Iterable[Any], None, None]:
-        """The values of each chunk in turn."""
+    def _generate(self, _owner: object) -> Iterator[Any]:
+        # A generator, not a quicker chain of the stdlib, which loses results where two threads ask at once.
         try:
             self._begin()
             if self._observer is not None:
                 self._observer.away()
-            yield ()  # taken by results(), so that from here on close() reaches `finally`
+            yield None  # taken by results(), so that from here on close() reaches `finally`
             self._is_asked = True
             while (answer := self._next_answer()) is not None:
                 if self._observer is not None:
                     self._observer.away()
                 length, (start, reply, items) = answer
                 if reply.errors or reply.events:
-                    yield self._one_by_one(start, reply, items)
+                    yield from self._one_by_one(start, reply, items)
+                elif reply.is_plain:
+                    yield from reply.values
                 else:
-                    self._leaving = reply.values
-                    if not reply.is_plain:  # then the iterator must keep no reference to what went out
-                        reply.values.reverse()
-                        self._leaving = [reply.values] * length
-                    is_plain = reply.is_plain
+                    values = reply.values
                     del reply, items, answer
-                    yield self._leaving if is_plain else map(list.pop, self._leaving)
-                    self._leaving = []
+                    values.reverse()
+                    yield from map(list.pop, repeat(values, length))  # keeps no reference to what went out
                 self._delivered(start, length)
                 answer = reply = items = None  # type: ignore[assignment]
             self._report_random()
             if self._input_error is not None:
                 raise self._input_error
         except GeneratorExit:
-            self._is_closed = not self._has_failed
+            self._is_closed = True
             raise
         finally:
             self._leave()
-
-    def close(self) -> None:
-        """Give no further result, for whoever has the iterator; cancel what has not begun."""
-        self._is_closed = True
-        self._leaving.clear()
-        self._end_answers()
-
-    def _end_answers(self) -> None:
-        answers = self._generator()
-        if answers is not None:
-            answers.close()
 
     def _begin(self) -> None:
         try:
@@ -258,13 +239,9 @@ class Map:
                 value, values[offset] = values[offset], None
                 yield value
                 del value
-                if self._is_closed:
-                    return
                 continue
             self._annotate(error, start + offset, items[offset] if offset < len(items) else None, reply)
             if not self._is_returned(error):
-                self._has_failed = True
-                self._end_answers()
                 try:
                     raise error
                 finally:
@@ -321,7 +298,6 @@ class Map:
     def _discard(self) -> None:
         """Show what the calls of a map that nobody reads wrote, and say so if one failed."""
         self._returns_errors = True
-        self._is_closed = False  # for `_one_by_one`, which has to go through all of a chunk
         while (answer := self._flow.take_ready()) is not None:
             length, (start, reply, items) = answer
             if reply.errors:
