@@ -330,7 +330,9 @@ class _ForkedZygote(Starter):
             if stream is not None and not stream.closed:
                 stream.flush()  # or each worker would write what is buffered, once more
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        pid = os.fork()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Python's own, from 3.12 on: ours has said more
+            pid = os.fork()
         if pid == 0:
             _be_zygote(theirs, ours)
         theirs.close()
