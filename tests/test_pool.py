@@ -524,7 +524,7 @@ def test_workers_run_their_exit_handlers(make: Callable[..., LocalPool], method:
 def test_pool_after_pool_leaves_the_process_as_it_was(method: str) -> None:
     LocalPool(1, start_method=method).stop(cancel=False)
     before, memory = holdings(), psutil.Process().memory_info().rss
-    for _ in range({"fork": 200, "spawn": 40, "forkserver": 12}[method]):  # a thousand are in `test_many_executors`
+    for _ in range({"fork": 60, "spawn": 20, "forkserver": 12}[method]):  # a thousand are in `test_many_executors`
         LocalPool(1, start_method=method).stop(cancel=False)
     assert holdings() == before
     assert psutil.Process().memory_info().rss - memory < 8 << 20
