@@ -204,7 +204,7 @@ FORKED = """
         assert [each.result(20) for each in running] == ["gate"] * 9
         assert list(results) == ["gate"] * 3
         assert executor.submit(abs, -2).result(20) == 2
-        assert len(called_back) == 1
+    assert len(called_back) == 1  # at the latest by the end of the executor
     print(json.dumps([status, told]))
 """
 

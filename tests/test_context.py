@@ -256,7 +256,7 @@ def test_the_decimal_context_reaches_the_call(shares_memory: bool) -> None:
         snapshot = caller()
         if not shares_memory:
             snapshot = sent(snapshot)
-        prec, traps = on_worker(snapshot, lambda: (decimal.getcontext().prec, decimal.getcontext().traps))
+        prec, traps = on_worker(snapshot, lambda: (decimal.getcontext().prec, dict(decimal.getcontext().traps)))
     assert prec == 5
     assert traps[decimal.FloatOperation]
     assert decimal.getcontext().prec == before.prec
