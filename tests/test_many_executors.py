@@ -45,7 +45,9 @@ def test_executors_leave_nothing(backend: str, count: int) -> None:
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize(("backend", "count"), [("serial", 1000), ("threads", 1000), ("processes", 1000)])
-def test_a_thousand_executors_leave_nothing(backend: str, count: int) -> None:
-    _check(backend, count)
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("backend", ["serial", "threads", "processes"])
+def test_a_thousand_executors_leave_nothing(backend: str) -> None:
+    with anypool.get_executor(backend, max_workers=1) as beside:  # so that they share one fork server, for their speed
+        assert beside.submit(abs, -1).result() == 1
+        _check(backend, 1000)
