@@ -47,10 +47,10 @@ def nothing_is_left_by_a_class(request: pytest.FixtureRequest) -> Iterator[None]
 def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     """What a test started is gone after it.
 
-    Not asked of the tests of a class whose executor starts workers when they are needed: `nothing_is_left_by_a_class`
-    looks after them.
+    Not asked of tests that share an executor, which starts and opens what it needs when it is needed:
+    `nothing_is_left_by_a_class` looks after those of a class.
     """
-    if "executor" in request.fixturenames:
+    if {"executor", "workers"}.intersection(request.fixturenames):
         yield
         return
     before = existing()
