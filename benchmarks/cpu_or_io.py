@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from machine import describe_machine, is_quiet, say_on_terminal
+from machine import describe_machine, provisional, say_on_terminal
 from palette import Line, Theme, save, spread_labels, style_axes
 from performance_docs import PART, ROOT, table
 from plots import set_ticks
@@ -224,12 +224,8 @@ def measured(record: Mapping[str, Any]) -> str:
         f"\nMedians, rounds: {settings['rounds']}; automatic chunks, pools that had started; {machine['cpus']} CPUs "
         f"({machine['cpu']}), {machine['python']}, {versions}.\n"
     )
-    reasons = []
-    if settings["quick"]:
-        reasons.append("the inputs were small")
-    if not is_quiet(machine):
-        reasons.append(f"the machine did other work (load {machine['load']} before the run)")
-    return text + (f"\n**Provisional:** {' and '.join(reasons)}.\n" if reasons else "")
+    doubt = provisional(record)
+    return text + (f"\n{doubt}\n" if doubt else "")
 
 
 def filled(text: str, record: Mapping[str, Any]) -> str:

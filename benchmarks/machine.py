@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from subject import Subject
 
-__all__ = ["describe_machine", "describe_versions", "is_quiet", "say_on_terminal"]
+__all__ = ["describe_machine", "describe_versions", "is_quiet", "provisional", "say_on_terminal"]
 
 _QUIET = 0.5
 """Load, in running processes, up to which a machine counts as doing nothing else."""
@@ -49,6 +49,16 @@ def describe_versions(subjects: Iterable[Subject]) -> dict[str, str]:
 def is_quiet(machine: dict[str, Any]) -> bool:
     """Whether nothing else ran when the figures were taken."""
     return machine["load"] is not None and machine["load"] <= _QUIET
+
+
+def provisional(record: Mapping[str, Any]) -> str:
+    """Why the figures of a record are not to be relied on, as the beginning of a paragraph; empty if they are."""
+    reasons = []
+    if record["settings"]["quick"]:
+        reasons.append("the inputs were small")
+    if not is_quiet(record["machine"]):
+        reasons.append(f"the machine did other work (load {record['machine']['load']} before the run)")
+    return f"**Provisional:** {' and '.join(reasons)}." if reasons else ""
 
 
 def say_on_terminal(line: str) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from goals import EACH, GOALS, Goal, Verdict, judge
-from machine import is_quiet
+from machine import is_quiet, provisional
 from report import figures
 from scale import saturation
 
@@ -78,13 +78,8 @@ def conditions(record: Mapping[str, Any]) -> str:
         f"{settings['workers']} workers, at most {_counted(settings['rounds'], 'round')}, "
         f"{record['minutes']:g} minutes in all.\n"
     ]
-    reasons = []
-    if settings["quick"]:
-        reasons.append("the inputs were small")
-    if not is_quiet(machine):
-        reasons.append(f"the machine did other work (load {machine['load']} before the run)")
-    if reasons:
-        lines.append(f"\n**Provisional:** {' and '.join(reasons)}. Only large ratios mean anything.\n")
+    if doubt := provisional(record):
+        lines.append(f"\n{doubt} Only large ratios mean anything.\n")
     lines += [f"\nLeft out: {name}, because {why}.\n" for name, why in record["left_out"].items()]
     return "".join(lines)
 
