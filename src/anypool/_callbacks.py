@@ -74,7 +74,7 @@ class Callbacks:
                 goes_on = True
             finally:  # the stdlib logs what a callback raises; SystemExit and its like end this thread
                 del action
-                goes_on = self._returned(inbox if goes_on else None)
+                goes_on = self._returned(inbox, goes_on=goes_on)
             if not goes_on:
                 return
 
@@ -90,14 +90,13 @@ class Callbacks:
                         self._threads.discard(threading.current_thread())
                         return None
 
-    def _returned(self, inbox: SimpleQueue[Callable[[], object] | None] | None) -> bool:
-        """Note that a callback has returned; whether its thread, if it still has an inbox, waits for another."""
+    def _returned(self, inbox: SimpleQueue[Callable[[], object] | None], *, goes_on: bool) -> bool:
+        """Note that a callback has returned; whether its thread waits for another, if it could."""
         with self._changed:
             self._busy -= 1
             self._changed.notify_all()
-            goes_on = inbox is not None and not self._is_closed
-            if inbox is not None and goes_on:
+            if goes_on and not self._is_closed:
                 self._idle.append(inbox)
-            if not goes_on:
-                self._threads.discard(threading.current_thread())
-            return goes_on
+                return True
+            self._threads.discard(threading.current_thread())
+            return False

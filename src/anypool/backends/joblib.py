@@ -147,10 +147,8 @@ class Joblib:
         if self._synchronous:
             _run_here(future, task)
         else:
-            with (
-                self._lock,
-                start_method_kept(),
-            ):  # joblib makes its thread pool at the first call, and for two at once makes two
+            # joblib makes its thread pool at the first call, and for two at once makes two.
+            with self._lock, start_method_kept():
                 self._backend.submit(task, functools.partial(self._finish, self._backend, future))
         return future
 
