@@ -122,6 +122,8 @@ _report_chrome        L4  traced maps for Chrome's viewer and Perfetto
 _report_page          L4  a report as a page
 _report               L4  what the traced maps of an executor came to
 _observers            L4  who watches a map: made from its settings
+_submitted_meter      L4  counts the submitted calls of an executor, in a thread of its own
+_submitted            L4  who watches the submitted calls of an executor
 _futures              L4  the future that `submit` returns
 _jobs                 L4  what chunks need besides items, packed once where that can be
 _map                  L4  one map: reads the input, keeps workers busy, gives results in order

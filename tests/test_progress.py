@@ -309,6 +309,7 @@ def test_more_reports_than_anybody_reads_do_not_stop_a_call():
 
 def test_an_inbox_leaves_nothing_open():
     with anypool.get_executor("processes", max_workers=1) as executor:
+        assert executor.submit(double, 1).result() == 2  # its worker is there
         before = len(os.listdir("/proc/self/fd")) if sys.platform == "linux" else 0
         for _ in range(20):
             inbox = Inbox(executor._backend, executor.traits, lambda: None)
@@ -320,6 +321,120 @@ def test_an_inbox_leaves_nothing_open():
 def test_submitted_calls_may_report_and_nothing_is_shown(ex, capfd):
     assert ex.submit(report_then_double, 2).result() == 4
     assert capfd.readouterr() == ("", "")
+
+
+# --- submitted calls ------------------------------------------------------------------------------------
+
+
+def reciprocal(x):
+    return 1 / x
+
+
+@pytest.mark.parametrize("backend", ["serial", "threads", "processes"])
+def test_submitted_calls_are_counted_together_until_the_executor_ends(backend):
+    seen = []
+    with anypool.get_executor(backend, max_workers=2, progress=seen.append) as executor:
+        futures = [executor.submit(double, 2), executor.submit(reciprocal, 0), executor.submit(pow, 2, exp=3)]
+        assert (futures[0].result(), futures[2].result()) == (4, 8)
+        assert isinstance(futures[1].exception(), ZeroDivisionError)
+    last = seen[-1]
+    assert (last.name, last.done, last.total, last.failed, last.is_over) == ("submitted calls", 3, 3, 1, True)
+    assert not any(each.is_over for each in seen[:-1])
+    assert "anypool-progress" not in [each.name for each in threading.enumerate()]
+
+
+def test_a_bar_of_submitted_calls_says_at_the_end_what_was_done(monkeypatch, capfd):
+    monkeypatch.setenv("ANYPOOL_PROGRESS", "text")
+    with anypool.get_executor("threads", max_workers=2) as executor:
+        assert [future.result() for future in [executor.submit(double, x) for x in range(5)]] == [0, 2, 4, 6, 8]
+    assert "submitted calls: 5 of 5 items" in capfd.readouterr().err
+
+
+def test_maps_and_submitted_calls_have_displays_of_their_own():
+    seen = []
+    with anypool.get_executor("threads", max_workers=2, progress=seen.append) as executor:
+        executor.submit(double, 1).result()
+        list(executor.map(double, range(4)))
+    assert {(each.name, each.done) for each in seen if each.is_over} == {("double", 4), ("submitted calls", 1)}
+
+
+def test_an_executor_that_only_maps_has_no_display_of_submitted_calls(ex):
+    seen = []
+    list(ex.map(double, range(4), progress=seen.append))
+    assert {each.name for each in seen} == {"double"}
+
+
+def test_a_cancelled_call_is_not_waited_for(tmp_path):
+    seen = []
+    with anypool.get_executor("threads", max_workers=1, progress=seen.append) as executor:
+        gate = threading.Event()
+        futures = [executor.submit(gate.wait) for _ in range(5)]
+        assert futures[-1].cancel()
+        gate.set()
+    assert (seen[-1].done, seen[-1].total, seen[-1].failed) == (4, 4, 0)
+
+
+def test_views_of_one_executor_count_together():
+    seen = []
+    with anypool.get_executor("threads", max_workers=2) as executor:
+        for x in range(3):
+            executor.options(progress=seen.append).submit(double, x).result()
+    assert (seen[-1].done, seen[-1].total) == (3, 3)
+    assert len([each for each in seen if each.is_over]) == 1
+
+
+def test_a_callable_may_wait_for_other_submitted_calls():
+    answers = []
+
+    with anypool.get_executor("processes", max_workers=1) as executor:
+        view = executor.options(progress=lambda progress: answers.append(executor.submit(double, 1).result(30)))
+        assert [future.result(30) for future in [view.submit(double, x) for x in range(3)]] == [0, 2, 4]
+        deadline = time.monotonic() + 30
+        while not answers:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        # The last look is at the end, where no call can be made any more.
+        with pytest.warns(RuntimeWarning, match=r"'submitted calls' is not shown any more.*ExecutorClosed"):
+            executor.shutdown()
+    assert set(answers) == {2}
+
+
+def test_a_callable_that_raises_harms_no_submitted_call():
+    calls = []
+
+    def fail(progress):
+        calls.append(progress.done)
+        raise LookupError("of the display")
+
+    with pytest.warns(RuntimeWarning, match=r"is not shown any more.*LookupError\('of the display'\)") as caught:
+        with anypool.get_executor("threads", max_workers=2, progress=fail) as executor:
+            assert [future.result() for future in [executor.submit(double, x) for x in range(9)]] == list(
+                range(0, 18, 2)
+            )
+    assert len(caught) == 1
+    assert len(calls) == 1
+
+
+def test_an_executor_that_nobody_holds_takes_its_display_down():
+    seen = []
+    executor = anypool.get_executor("threads", max_workers=1, progress=seen.append)
+    assert executor.submit(double, 1).result() == 2
+    del executor
+    deadline = time.monotonic() + 30
+    while not seen or not seen[-1].is_over:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_progress_of_what_has_n_jobs_is_shown_too(monkeypatch, capfd):
+    joblib = pytest.importorskip("joblib")
+    anypool.register_joblib()
+    monkeypatch.setenv("ANYPOOL_PROGRESS", "text")
+    monkeypatch.setenv("ANYPOOL_BACKEND", "threads")
+    with joblib.parallel_config(backend="anypool"):
+        assert joblib.Parallel(n_jobs=2)(joblib.delayed(double)(x) for x in range(4)) == [0, 2, 4, 6]
+    anypool.close_idle()
+    assert "submitted calls: " in capfd.readouterr().err
 
 
 # --- inside of calls ------------------------------------------------------------------------------------

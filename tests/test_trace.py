@@ -144,6 +144,11 @@ def test_short_calls_are_to_travel_together():
     assert "leave chunksize out" in advice_of(*chunks)
 
 
+def test_short_submitted_calls_are_to_be_a_map():
+    chunks = [chunk(i, i, i + 0.99, i + 1.0, i + 1.0, (i + 0.99, 0.000_1, 10)) for i in range(10)]
+    assert "use map, with which many travel together" in advice_of(*chunks, is_submitted=True)
+
+
 def test_a_slow_input_is_to_be_read_in_the_calls():
     chunks = [long_call(i, i + 0.9, 0.1) for i in range(10)]
     reads = [Interval("read", i, i + 0.9) for i in range(10)]
@@ -165,7 +170,7 @@ def test_a_long_last_call_is_to_come_first():
 def test_nothing_traced_says_how_to():
     with anypool.get_executor("serial") as ex:
         list(ex.map(double, range(3)))
-    assert str(ex.report()) == "Nothing was recorded: ask for it with trace=True, and run a map."
+    assert str(ex.report()) == "Nothing was recorded: ask for it with trace=True, and run a map or submit calls."
 
 
 def test_the_real_thing_advises_to_share():
@@ -250,6 +255,45 @@ def test_a_view_and_its_executor_have_one_report_a_clone_its_own():
         assert ex.report().calls == 3
         with ex.clone() as other:
             assert other.report().calls == 0
+
+
+def test_submitted_calls_have_receipts_with_attempts_and_errors(tmp_path):
+    def fail_once(mark):
+        if not mark.exists():
+            mark.touch()
+            raise LookupError
+        return "done"
+
+    path = tmp_path / "report.html"
+    with anypool.get_executor("processes", max_workers=1, trace=str(path), retries=1) as ex:
+        assert ex.submit(double, x=2).result() == 4
+        assert ex.submit(fail_once, tmp_path / "mark").result() == "done"
+        assert isinstance(ex.submit(fail_at_three, 3).exception(), Exception)
+    report = ex.report()
+    receipts = {(each.item, each.attempts, each.error) for each in report.receipts()}
+    assert receipts == {(0, 1, None), (1, 2, None), (2, 2, "LookupError")}
+    assert report.failed == 1
+    assert "double(x=2)" in {call for _, _, call in report.slowest}
+    assert "submitted calls" in path.read_text()
+
+
+def test_the_time_in_which_nobody_submits_is_the_callers():
+    with anypool.get_executor("threads", max_workers=1, trace=True) as ex:
+        for _ in range(3):
+            ex.submit(sleep, 0.001).result()
+            time.sleep(0.1)
+        ex.submit(sleep, 0.001).result()
+    report = ex.report()
+    assert report.parts["uses"] >= 0.25
+    assert "while no more calls were submitted: submit the next ones before waiting" in report.advice
+
+
+def test_the_time_after_the_last_call_is_nobodys():
+    with anypool.get_executor("threads", max_workers=1, trace=True) as ex:
+        ex.submit(sleep, 0.05).result()
+        time.sleep(0.3)
+        assert ex.report().seconds < 0.3
+    assert ex.report().seconds < 0.3
 
 
 def test_the_slowest_calls_come_with_their_arguments():

@@ -8,8 +8,10 @@ import weakref
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor as _StdlibExecutor
 from concurrent.futures import Future
+from contextlib import ExitStack
 from dataclasses import fields, replace
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeVar, final, runtime_checkable
 
 from anypool import _config
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from anypool._report import Report
     from anypool._retry import Retry
     from anypool._share import Shared
+    from anypool._submitted import Submitted
     from anypool._trace import Run
     from anypool.backend import Backend, Traits
 
@@ -136,6 +139,7 @@ class PoolExecutor(_StdlibExecutor):
         self._shelf = Shelf()
         self._runs: list[Run] = []  # what was traced
         self._saved_in: set[str] = set()
+        self._watches: dict[Any, Submitted] = {}  # of submitted calls
         self._at_end: list[Callable[[], object]] = [self._shelf.show_all]
         end = partial(_call_all, self._at_end)
         self._dispatcher = Dispatcher(_leased(backend) if settings.reuse else backend, at_end=end)
@@ -183,6 +187,10 @@ class PoolExecutor(_StdlibExecutor):
             future.set_running_or_notify_cancel()
             future.set_exception(exc)
             return future
+        watch, began = None, 0.0
+        if settings.progress is not False or settings.trace is not False:
+            began = perf_counter()
+            watch, job = self._watch_submitted(job, traits)
         around = self._jobs.pack_around(job, traits)
         task = CallTask(
             job,
@@ -196,8 +204,27 @@ class PoolExecutor(_StdlibExecutor):
             self._attempts,
             settings.call_timeout,
         )
-        self._dispatcher.submit(task)
+        if watch is not None:
+            future._watched = watch.add(name_of(fn), index, call, task.payload, began)
+        try:
+            self._dispatcher.submit(task)
+        except BaseException:  # it was shut down meanwhile, or Ctrl-C: nobody gets the future
+            if future._watched is not None:
+                future._watched.gone(None)
+            raise
         return future
+
+    def _watch_submitted(self, job: Job, traits: Traits) -> tuple[Submitted, Job]:
+        """Who watches a submitted call, and its job with what the worker must do for it."""
+        from anypool._submitted import Submitted, key_of
+
+        settings = self._settings
+        # Before what saves the report.
+        at_end = partial(self._at_end.insert, 1)
+        watch = self._watches.setdefault(key_of(settings), Submitted(settings, self._runs, at_end))
+        watch.begin(self._native_backend, traits, self.max_workers)
+        self._save_at_end()
+        return watch, replace(job, observed=watch.observed)
 
     def cancel(self, future: Future[Any], /, *, running: bool = False) -> bool:
         """Cancel a submitted call; whether it is cancelled.
@@ -397,20 +424,17 @@ class PoolExecutor(_StdlibExecutor):
         self, fn: Callable[..., Any], job: Job, traits: Traits, total: int | None
     ) -> tuple[Observer | None, Job]:
         """Who watches a map, and its job with what the workers must do for it."""
-        from anypool._observers import observers, path_of, save_at_end
+        from anypool._observers import observers
 
         settings = self._settings
-        path = path_of(settings.trace)
-        if path is not None and path not in self._saved_in:
-            self._saved_in.add(path)
-            self._at_end.append(partial(save_at_end, path, self._runs))
+        self._save_at_end()
 
         def arguments(item: Any) -> Sequence[Any]:
             return tuple(item) if job.style == "star" else (item,)
 
         observer, observed = observers(
             settings,
-            getattr(self._dispatcher.backend, "leased", self._dispatcher.backend),
+            self._native_backend,
             traits,
             name=name_of(fn),
             total=total,
@@ -421,10 +445,27 @@ class PoolExecutor(_StdlibExecutor):
         )
         return observer, replace(job, observed=observed)
 
+    @property
+    def _native_backend(self) -> Backend:
+        backend: Backend = getattr(self._dispatcher.backend, "leased", self._dispatcher.backend)
+        return backend
+
+    def _save_at_end(self) -> None:
+        """Save the report when the executor has ended, if it is traced into a file."""
+        if isinstance(self._settings.trace, bool):
+            return
+        from anypool._observers import path_of, save_at_end
+
+        path = path_of(self._settings.trace)
+        if path is not None and path not in self._saved_in:
+            self._saved_in.add(path)
+            self._at_end.append(partial(save_at_end, path, self._runs))
+
     def report(self) -> Report:
         """What the traced maps of this executor came to: where the time went, the slowest calls, a sentence of advice.
 
-        Maps are traced with ``trace=True``, or by configuration. It may be asked for at any time, also after the end.
+        Maps and submitted calls are traced with ``trace=True``, or by configuration. It may be asked for at any time,
+        also after the end.
 
         Examples
         --------
@@ -672,8 +713,10 @@ class PoolExecutor(_StdlibExecutor):
 
 
 def _call_all(calls: list[Callable[[], object]]) -> None:
-    for call in calls:
-        call()
+    """Call each, also those after one that fails."""
+    with ExitStack() as stack:
+        for call in reversed(calls):
+            stack.callback(call)
 
 
 def _leased(backend: Backend) -> Backend:

@@ -6,6 +6,8 @@ import copy
 import itertools
 import threading
 from concurrent.futures import CancelledError, Future, wait
+from contextlib import AbstractContextManager, nullcontext
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from anypool import _packing
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from anypool._attempts import Attempts
+    from anypool._submitted import WatchedCall
 
 _STOPS_WITHIN = 5.0
 """Seconds for a stopped call's worker to be seen dead: milliseconds, unless the machine is in trouble."""
@@ -27,9 +30,10 @@ _STOPS_WITHIN = 5.0
 class Output:
     """What one call wrote, warned and logged, to be shown once."""
 
-    def __init__(self, events: list[Any], worker: str) -> None:
+    def __init__(self, events: list[Any], worker: str, aside: Callable[[], AbstractContextManager[object]]) -> None:
         self._events = events
         self._worker = worker
+        self._aside = aside
         self._lock = threading.Lock()
 
     def show(self) -> None:
@@ -39,7 +43,8 @@ class Output:
         if events:
             from anypool._relay import replay
 
-            replay(events, worker=self._worker)
+            with self._aside():
+                replay(events, worker=self._worker)
 
 
 class Shelf:
@@ -85,8 +90,11 @@ class CallFuture(Future[Any]):
         self._task: CallTask | None = None
         self._output: tuple[Shelf, int, Output] | None = None
         self._call_back: Callable[[Callable[[], object]], None] | None = None  # None: callbacks run here
+        self._watched: WatchedCall | None = None  # None: nobody shows progress or keeps receipts
 
     def _invoke_callbacks(self) -> None:  # the stdlib's, called when it is done
+        if self._watched is not None:
+            self._watched.gone(self._exception)  # cancelled, or failed by trouble of the pool's; else told before
         invoke: Callable[[], object] = super()._invoke_callbacks  # type: ignore[misc]
         call_back, self._call_back = self._call_back, None
         if call_back is not None and self._done_callbacks:  # type: ignore[attr-defined]
@@ -113,7 +121,7 @@ class CallFuture(Future[Any]):
         self._condition = threading.Condition()  # another thread may have held it, and is not here to release it
         self._waiters.clear()
         self._done_callbacks.clear()  # type: ignore[attr-defined]
-        self._task = None
+        self._task = self._watched = None
         self.set_exception(error)
 
     def stop(self) -> bool:
@@ -202,11 +210,17 @@ class CallTask(Task):
         future._task = self
 
     def deliver(self, reply: Any, error: BaseException | None) -> None:
+        watched = self._future._watched if self._future is not None else None
+        arrived_at = 0.0 if watched is None else perf_counter()
         try:
             if error is not None:
+                if watched is not None:
+                    watched.arrived(None, None, arrived_at, self.sent_at)
                 outcome = self._attempts.settle_loss(self._index, (self._call,), error, self.seen)
             else:
-                reply = _packing.unpack_reply(reply) if type(reply) is tuple else reply
+                packed, reply = reply, _packing.unpack_reply(reply) if type(reply) is tuple else reply
+                if watched is not None:
+                    watched.arrived(packed, reply, arrived_at, self.sent_at)
                 if reply.broken is not None:
                     raise self.dispatcher.fail_initializer(reply.broken)
                 outcome = self._attempts.settle(self._index, (self._call,), reply)
@@ -219,7 +233,7 @@ class CallTask(Task):
         if outcome.held:
             future = self._take_future()
             future._call_back = self.dispatcher.call_back
-            self._settle(future, outcome.held[0][1])
+            self._settle(future, outcome.held[0][1], outcome.attempts)
             return
         seconds = outcome.later[0][0] if outcome.later else 0.0
         again = self._next_run()
@@ -245,15 +259,18 @@ class CallTask(Task):
         future._task = again
         return again
 
-    def _settle(self, future: CallFuture, reply: Reply) -> None:
+    def _settle(self, future: CallFuture, reply: Reply, attempts: dict[int, int]) -> None:
         error = reply.errors.get(0)
         if error is not None and error is self.ended_by and isinstance(error, CancelledError):
             future._cancel_now()
             return
         if not future.set_running_or_notify_cancel():
             return
+        watched = future._watched
+        if watched is not None:
+            watched.ended(reply, attempts)
         if reply.events:
-            output = Output(reply.events, str(reply.worker))
+            output = Output(reply.events, str(reply.worker), nullcontext if watched is None else watched.aside)
             future._output = (self._shelf, self._place, output)
             self._shelf.put(self._place, output)
         if error is None:

@@ -13,11 +13,12 @@ from anypool._settings import Settings
 
 if TYPE_CHECKING:
     from anypool._envelope import Notes, Observed
-    from anypool._progress_meter import Meter
+    from anypool._notes_inbox import Inbox
+    from anypool._progress_meter import Display, Meter
     from anypool._trace import Run
     from anypool.backend import Backend, Traits
 
-__all__ = ["observers", "path_of", "save_at_end"]
+__all__ = ["kind_shown", "meter_parts", "observers", "path_of", "save_at_end"]
 
 
 def observers(
@@ -53,7 +54,7 @@ def observers(
     """
     found: list[Observer] = []
     notes = None
-    kind = _kind(settings.progress)
+    kind = kind_shown(settings.progress)
     if kind is not False:
         meter, notes = _meter(kind, backend, traits, name, total)
         if meter is not None:
@@ -92,7 +93,7 @@ def path_of(trace: bool | str | os.PathLike[str]) -> str | None:
     return os.path.abspath(trace)
 
 
-def _kind(asked: bool | str | Callable[..., object]) -> bool | str | Callable[..., object]:
+def kind_shown(asked: bool | str | Callable[..., object]) -> bool | str | Callable[..., object]:
     """What is shown where code asks for `asked`.
 
     True leaves the kind to whoever runs the program. Inside of a call nothing is shown: its terminal is another one,
@@ -105,16 +106,25 @@ def _kind(asked: bool | str | Callable[..., object]) -> bool | str | Callable[..
     return asked
 
 
+def meter_parts(
+    kind: Any, backend: Backend, traits: Traits, name: str, total: int | None, on_line: Callable[[], object]
+) -> tuple[Display, Inbox] | None:
+    """A display of that kind, and where notes of calls for it arrive; None if nothing is shown."""
+    from anypool._notes_inbox import Inbox
+    from anypool._progress_displays import display_of
+
+    display = display_of(kind, name, total)
+    return None if display is None else (display, Inbox(backend, traits, on_line))
+
+
 def _meter(
     kind: Any, backend: Backend, traits: Traits, name: str, total: int | None
 ) -> tuple[Meter | None, Notes | None]:
-    from anypool._notes_inbox import Inbox
-    from anypool._progress_displays import display_of
     from anypool._progress_meter import Meter
 
-    display = display_of(kind, name, total)
-    if display is None:
+    found = meter_parts(kind, backend, traits, name, total, lambda: meter.note_is_here())
+    if found is None:
         return None, None
-    inbox = Inbox(backend, traits, lambda: meter.note_is_here())
+    display, inbox = found
     meter = Meter(display, inbox.read, name=name, total=total, close=inbox.close)
     return meter, inbox.address

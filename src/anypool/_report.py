@@ -29,9 +29,9 @@ class Receipt:
     Attributes
     ----------
     map : int
-        Which of the traced maps, counted from 0.
+        Which of the traced maps, counted from 0. The submitted calls of an executor count as one.
     item : int
-        Its index.
+        Its index; of submitted calls, which one it was.
     worker : Worker
         Host, process and thread that ran it.
     started : float

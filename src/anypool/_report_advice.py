@@ -30,7 +30,7 @@ def advise(runs: Sequence[Run], parts: Mapping[str, float]) -> str:
     """What would help most."""
     total = sum(parts.values())
     if not total or not any(run.chunks for run in runs):
-        return "Nothing was recorded: ask for it with trace=True, and run a map."
+        return "Nothing was recorded: ask for it with trace=True, and run a map or submit calls."
     if parts["run"] >= _GOOD * total:
         return _praise(runs, parts["run"] / total)
     groups = {name: sum(parts[part] for part in group) for name, group in _GROUPS.items()}
@@ -78,6 +78,8 @@ def _on_short(runs: Sequence[Run], share: str, what: str) -> str:
     longest = max(len(chunk.calls) for run in runs for chunk in run.chunks)
     if mean >= _SHORT:
         return f"{words}: do more in a call."
+    if longest == 1 and all(run.is_submitted for run in runs):
+        return f"{words}: use map, with which many travel together, or do more in a call."
     if longest == 1:
         return f"{words}: leave chunksize out, so that many travel together, or do more in a call."
     return f"{words}, too little for any pool: do more in a call, or run them by backend 'serial'."
@@ -121,7 +123,12 @@ def _on_reading(runs: Sequence[Run], share: str) -> str:
     )
 
 
-def _on_using(runs: Sequence[Run], share: str) -> str:  # noqa: ARG001
+def _on_using(runs: Sequence[Run], share: str) -> str:
+    if max(runs, key=lambda each: each.seconds).is_submitted:
+        return (
+            f"{share} of the workers' time passed while no more calls were submitted: submit the next ones before "
+            "waiting for results, or use map."
+        )
     return (
         f"{share} of the workers' time was spent waiting for the loop that uses the results: do that work inside of "
         "the calls, or raise buffersize."

@@ -50,11 +50,15 @@ def parts_of(run: Run) -> dict[str, float]:
         before = run.began
         for chunk in chunks:
             is_first = chunk is chunks[0]
+            if run.is_submitted and before < chunk.packed_at:  # nobody had submitted it
+                parts["uses"] += min(chunk.packed_at, chunk.entered) - before
+                before = min(chunk.packed_at, chunk.entered)
             _explain(before, chunk.entered, "starts" if is_first else "travels", caller, begins, parts)
             # With its first chunk a worker loads what the calls need.
             _count_chunk(chunk, max(before, chunk.entered), "starts" if is_first else "unpack", parts)
             before = max(before, chunk.left)
-        _explain(before, min(last_sent, ended), "travels" if chunks else "starts", caller, begins, parts)
+        idle = "uses" if run.is_submitted else "travels" if chunks else "starts"
+        _explain(before, min(last_sent, ended), idle, caller, begins, parts)
         parts["ends"] += max(0.0, ended - max(before, last_sent))
     return parts
 

@@ -64,11 +64,12 @@ class Chunk:
 
 @dataclass(slots=True)
 class Run:
-    """All that was recorded of one map."""
+    """All that was recorded of one map, or of the submitted calls of an executor."""
 
     name: str
     backend: str
     workers: int
+    is_submitted: bool = False
     clock: float = field(default_factory=time)
     began: float = field(default_factory=perf_counter)
     ended: float = 0.0

@@ -276,7 +276,12 @@ class Dask:
         """Bring what calls say while they run, as events of distributed."""
         client = self._client
         client.subscribe_topic(topic, lambda event: take(event[1]))
-        return "anypool.backends._dask_worker:log_note", lambda: client.unsubscribe_topic(topic)
+
+        def stop_carrying() -> None:
+            if client.status == "running":  # a closed one has forgotten it
+                client.unsubscribe_topic(topic)
+
+        return "anypool.backends._dask_worker:log_note", stop_carrying
 
     def stop(self, *, cancel: bool) -> None:
         """Close what was started here; with `cancel`, without waiting for calls. A running call of a cluster that

@@ -17,7 +17,7 @@ from anypool._notes import report
 from anypool._progress import Progress
 from anypool.testing import _calls
 from anypool.testing._clauses import clause, needs
-from anypool.testing._effects import LIMIT, Gate
+from anypool.testing._effects import LIMIT, Gate, poll
 from anypool.testing._subject import SubjectFixtures
 
 __all__ = ["SeenTests"]
@@ -155,6 +155,42 @@ class SeenTests(SubjectFixtures):
         list(executor.map(_fail_at_odd, range(9), errors="return", trace=True))
         errors = {each.item: each.error for each in _of_last_map(executor.report())}
         assert errors == {item: "LookupError" if item % 2 else None for item in range(9)}
+
+    @needs("progress", "options")
+    def test_progress_counts_submitted_calls(self, executor: Any) -> None:
+        seen: list[Progress] = []
+        view = executor.options(progress=seen.append)
+        futures = [view.submit(_fail_at_odd, item) for item in range(9)]
+        assert [type(each.exception(timeout=LIMIT)) for each in futures] == [type(None), LookupError] * 4 + [type(None)]
+        poll(lambda: bool(seen) and seen[-1].done == 9, "all of them are counted")
+        assert (seen[-1].total, seen[-1].failed, seen[-1].is_over) == (9, 4, False)
+        done = [each.done for each in seen]
+        assert done == sorted(done)
+
+    @needs("progress", "options")
+    def test_what_a_submitted_call_reports_is_seen_while_it_runs(self, executor: Any, place: Path) -> None:
+        gate = Gate(place / "gate")
+        notes: list[tuple[str, float | None]] = []
+
+        def look(progress: Progress) -> None:
+            notes.extend((note.text, note.fraction) for note in progress.notes)
+            if progress.notes:
+                gate.open()
+
+        assert executor.options(progress=look).submit(_report_until, gate, 7).result(timeout=LIMIT) == 7
+        assert notes[0] == ("working on 7", 0.25)
+
+    @needs("trace", "options")
+    def test_each_submitted_call_has_a_receipt(self, executor: Any) -> None:
+        view = executor.options(trace=True)
+        futures = [view.submit(_tell_pid, item) for item in range(9)]
+        results = [each.result(timeout=LIMIT) for each in futures]
+        failed = view.submit(_fail_at_odd, 1)
+        assert type(failed.exception(timeout=LIMIT)) is LookupError
+        receipts = _of_last_map(executor.report())
+        assert [(each.item, each.worker.pid) for each in receipts[:-1]] == results
+        assert all(each.seconds >= 0.001 * (each.item % 3) for each in receipts[:-1])
+        assert [each.error for each in receipts] == [None] * 9 + ["LookupError"]
 
 
 def _of_last_map(report: Any) -> list[Any]:
