@@ -398,6 +398,37 @@ def test_a_dask_cluster_leaves_the_caller_as_it_was(nothing_left: None) -> None:
     assert state() == before
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="workers of a local cluster are forked on Linux alone")
+def test_workers_of_a_local_dask_cluster_are_forked_and_are_like_others(tmp_path: Path, nothing_left: None) -> None:
+    ends = os.fsencode(tmp_path / "ends")
+    backend = Dask(max_workers=2)
+    size, traits = backend.start()
+    try:
+        held, go = _block(Started(backend=backend, size=size, traits=traits), tmp_path, 2)
+        workers = [int((tmp_path / f"started-{index}").read_text()) for index in range(2)]
+        go.touch()
+        (server,) = {psutil.Process(pid).ppid() for pid in workers}
+        (cluster,) = (each for each in psutil.Process().children() if "_dask_cluster" in " ".join(each.cmdline()))
+        assert psutil.Process(server).ppid() == cluster.pid
+        wait(held, 30)
+        first_of = dict(reversed([backend.submit(calls.draw, None).result(30) for _ in range(20)]))
+        assert len({number for numbers in first_of.values() for number in numbers}) == 2 * len(first_of)
+        backend.submit(calls.append_at_exit, ends).result(30)
+    finally:
+        backend.stop(cancel=False)
+    assert Path(os.fsdecode(ends)).read_bytes() == b"x"
+
+
+def test_forked_dask_workers_have_the_environment_that_others_have() -> None:
+    import dask
+    import distributed  # noqa: F401 - it completes the configuration
+
+    from anypool.backends._dask_fork import ENVIRONMENT
+
+    said = dask.config.get("distributed.nanny.pre-spawn-environ")
+    assert {name: str(value) for name, value in said.items()} == ENVIRONMENT
+
+
 def test_two_dask_clusters_start_at_once_in_two_threads() -> None:
     done = _run_script(
         textwrap.dedent("""

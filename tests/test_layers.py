@@ -146,6 +146,7 @@ backends.threads      L5  the stdlib's thread pool
 backends.processes    L5  the local pool
 backends.loky         L5  loky
 backends.joblib       L5  whatever joblib knows
+backends._dask_fork     L5  what the workers of a local Dask cluster are forked from
 backends._dask_worker   L5  what a Dask worker needs so that the global random is a call's own
 backends._dask_nanny    L5  what becomes of the workers of a local Dask cluster
 backends._dask_lost     L5  the caller's side of a Dask worker's end
@@ -197,10 +198,11 @@ BACKENDS = {
     "backends.processes": ({"_pool"}, set()),
     "backends.loky": ({"_lanes"}, {"loky"}),
     "backends.joblib": ({"_lanes"}, {"joblib"}),
-    "backends._dask_worker": (set(), {"dask", "distributed"}),
+    "backends._dask_fork": (set(), {"dask", "distributed"}),
+    "backends._dask_worker": ({"backends._dask_fork"}, {"dask", "distributed"}),
     "backends._dask_nanny": ({"backends._dask_worker"}, set()),
     "backends._dask_lost": ({"backends._dask_nanny"}, set()),
-    "backends._dask_cluster": (set(), {"dask", "distributed"}),
+    "backends._dask_cluster": ({"backends._dask_fork"}, {"dask", "distributed"}),
     "backends._dask_threads": ({"backends._dask_cluster"}, {"dask", "distributed"}),
     "backends._dask_client": (
         {"backends._dask_cluster", "backends._dask_threads"},

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import multiprocessing
 import os
+import random
 import signal
 import time
 from pathlib import Path
@@ -12,8 +14,10 @@ from typing import Any
 
 __all__ = [
     "append",
+    "append_at_exit",
     "crash",
     "die",
+    "draw",
     "echo",
     "fork_and_die",
     "pid",
@@ -33,6 +37,18 @@ def append(payload: bytes) -> None:
     """Add one letter to a file; appending is atomic."""
     with Path(os.fsdecode(payload)).open("ab", buffering=0) as file:
         file.write(b"x")
+
+
+def append_at_exit(payload: bytes) -> None:
+    """Have the letter added when the worker ends."""
+    atexit.register(append, payload)
+
+
+def draw(payload: Any) -> tuple[int, tuple[float, float]]:  # noqa: ARG001
+    """The process, and a number from each of the global generators."""
+    import numpy
+
+    return os.getpid(), (random.random(), numpy.random.random())
 
 
 def start_process(payload: Any) -> int | None:  # noqa: ARG001

@@ -2,10 +2,10 @@
 
 ::
 
-    caller                       cluster process (own session)          workers
-    ClusterProcess ──settings──▶ stdin   hold()
-                   ◀──address─── stdout    LocalCluster ── Nanny ─────▶ process, process, ...
-                   ──end of file▶ stdin    closes everything
+    caller                       cluster process (own session)          fork server
+    ClusterProcess ──settings──▶ stdin   hold() ───────── fork ───────▶   ├─▶ worker
+                   ◀──address─── stdout    LocalCluster ── Nanny ─────▶   ├─▶ worker
+                   ──end of file▶ stdin    closes everything              ╰─▶ ...
 
 distributed usually keeps the scheduler in the caller's process. There it unpickles what is sent, draws from
 the global `random`, changes `os.environ`, and its workers run the caller's main script again, which
@@ -28,6 +28,7 @@ import uuid
 from typing import Any
 
 from anypool._forks import no_forks
+from anypool.backends._dask_fork import ENVIRONMENT, exit_now, start_fork_server
 from anypool.errors import StartError
 
 __all__ = ["CLUSTER_CONFIG", "NO_DASHBOARD", "ClusterProcess", "hold"]
@@ -47,6 +48,9 @@ CLUSTER_CONFIG: dict[str, Any] = {
     "distributed.nanny.preload": ["anypool.backends._dask_nanny"],
     # The log of recent messages would keep finished payloads alive.
     "distributed.admin.low-level-log-length": 0,
+    # Nobody reads the pages of their HTTP servers.
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
 }
 """Settings of distributed for clusters that are started here."""
 
@@ -85,6 +89,7 @@ class ClusterProcess:
                     command,
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
+                    env={**ENVIRONMENT, **os.environ},
                     start_new_session=True,  # Ctrl-C in the terminal is the caller's to handle
                     creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
                 )
@@ -171,7 +176,7 @@ def hold() -> None:
         try:
             os.mkdir(folder, 0o700)
             closers.callback(shutil.rmtree, folder, ignore_errors=True)
-            cluster, answer = _start(settings)
+            cluster, answer = _start(settings, answers.fileno())
             closers.callback(cluster.close, timeout=_CLOSES_WITHIN / 2)
         except Exception as exc:  # whatever it is, the caller must hear of it
             answer = {"error": f"{type(exc).__name__}: {exc}"}
@@ -181,9 +186,10 @@ def hold() -> None:
             # The caller died: nobody waits for what workers are running.
             shutil.rmtree(folder, ignore_errors=True)
             os.killpg(0, signal.SIGKILL)
+    exit_now()
 
 
-def _start(settings: dict[str, Any]) -> tuple[Any, dict[str, str]]:
+def _start(settings: dict[str, Any], answers: int) -> tuple[Any, dict[str, str]]:
     import logging
 
     import dask
@@ -192,6 +198,7 @@ def _start(settings: dict[str, Any]) -> tuple[Any, dict[str, str]]:
     dask.config.set({**CLUSTER_CONFIG, "temporary-directory": settings["local_directory"]})
     import distributed
 
+    start_fork_server(keeps_from=answers)
     local_cluster: Any = distributed.LocalCluster
     cluster = local_cluster(
         host="127.0.0.1",

@@ -15,6 +15,8 @@ import os
 import random
 from typing import Any
 
+from anypool.backends._dask_fork import begin_as_fork
+
 __all__ = ["FAULTS", "dask_setup", "keep_random_for_calls", "log_note"]
 
 FAULTS = "ANYPOOL_DASK_FAULTS"
@@ -59,3 +61,4 @@ def dask_setup(_worker: Any) -> None:
     faults = os.environ.pop(FAULTS, None)
     if faults is not None:
         faulthandler.enable(os.open(faults, os.O_WRONLY | os.O_APPEND))  # for good
+        begin_as_fork()
