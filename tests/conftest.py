@@ -1,4 +1,4 @@
-"""Every test runs isolated: no setting of the environment reaches it, and it leaves no thread, process or file open."""
+"""Every test runs isolated: no setting of the environment reaches it, and it leaves its process as it found it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import faulthandler
 import gc
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from typing import Any
 
 import pytest
 
 from anypool.testing._effects import poll
 from anypool.testing._leftovers import Existing, existing
+from process_state import process_state, what_changed
 
-_ENDS_WITHIN = 5.0  # seconds: what a test has stopped may take its time to be gone
+_ENDS_WITHIN = 20.0  # seconds: what a test has stopped may take its time to be gone
+_SHARED = {"executor", "workers"}
+_FOUND = pytest.StashKey[dict[str, Any]]()
 
 
 def pytest_configure() -> None:
@@ -22,6 +26,35 @@ def pytest_configure() -> None:
         faulthandler.enable()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # run by `sh -c "... &"`, and children would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Around all fixtures, which put back what they change.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
+    """Note what the test finds."""
+    _group(item).stash.setdefault(_FOUND, process_state())
+    return (yield)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, Any, Any]:
+    """Fail the test that leaves its process other than it was, and not the one that stumbles over that later."""
+    result = yield
+    group = _group(item)
+    if nextitem is not None and _group(nextitem) is group:
+        return result
+    left = what_changed(group.stash[_FOUND], process_state())
+    del group.stash[_FOUND]
+    if left:
+        pytest.fail(f"left behind: {'; '.join(left)}", pytrace=False)
+    return result
+
+
+def _group(item: pytest.Item) -> pytest.Item | pytest.Collector:
+    """The test, or the class or module of tests that share an executor, which is there before and after each."""
+    if _SHARED.intersection(getattr(item, "fixturenames", ())) and item.parent is not None:
+        return item.parent
+    return item
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +83,7 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     Not asked of tests that share an executor, which starts and opens what it needs when it is needed:
     `nothing_is_left_by_a_class` looks after those of a class.
     """
-    if {"executor", "workers"}.intersection(request.fixturenames):
+    if _SHARED.intersection(request.fixturenames):
         yield
         return
     before = existing()

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import pytest
 
 from anypool.cli import main
@@ -111,6 +112,13 @@ def test_failures_and_hangs_are_marked_in_card_and_table() -> None:
     text = str(column)
     assert "failed: test_b[x|y] (values): AssertionError: no" in text
     assert "hang: test_c (once)" in text
+
+
+def test_nothing_of_a_factorys_file_stays_in_the_callers_process(factories: Path) -> None:
+    before = (sys.path[:], "<factories>" in sys.modules, cloudpickle.list_registry_pickle_by_value())
+    with pytest.raises(ConfigError, match="no factory"):
+        check_executor("factories.py:number")
+    assert (sys.path, "<factories>" in sys.modules, cloudpickle.list_registry_pickle_by_value()) == before
 
 
 def test_a_hang_is_bounded_and_the_other_tests_run(factories: Path) -> None:

@@ -47,11 +47,9 @@ def check(executor: str, clauses: tuple[str, ...], limit: int, as_json: bool) ->
 
     EXECUTOR is a backend, a known executor, or MODULE:FACTORY.
     """
-    from anypool._calls_from import local_imports
     from anypool.testing._check import check_executor
 
-    with local_imports():
-        checked = check_executor(executor, clauses=list(clauses), limit=limit)
+    checked = check_executor(executor, clauses=list(clauses), limit=limit)
     if as_json:
         write_json(checked.to_dict())
     else:

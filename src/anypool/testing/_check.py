@@ -147,9 +147,11 @@ def check_executor(spec: str, *, clauses: Iterable[str] = (), limit: float = _LI
     for library in ("pytest", "psutil"):
         if importlib.util.find_spec(library) is None:
             raise MissingExtra(f"anypool.testing needs: pip install {library}")
+    from anypool._calls_from import local_imports
     from anypool.testing._subjects import tests_of
 
-    tests_of(spec)  # so that what cannot be is said here, before anything runs
+    with local_imports():  # as the process that runs the tests has them, and leaving nothing of them here
+        tests_of(spec)  # so that what cannot be is said here, before anything runs
     with tempfile.TemporaryDirectory(prefix="anypool-check-") as place:
         return Checked(subject=spec, outcomes=tuple(_Run(spec, wanted, limit, Path(place)).outcomes()))
 

@@ -1,0 +1,56 @@
+"""What a test may leave behind in its process that another test would then meet, and that no fixture puts back."""
+
+from __future__ import annotations
+
+import gc
+import locale
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import tempfile
+import threading
+import warnings
+from typing import Any
+
+__all__ = ["process_state", "what_changed"]
+
+
+def process_state() -> dict[str, Any]:
+    """All of it as plain data, of one moment."""
+    cloudpickle = sys.modules.get("cloudpickle")
+    root = logging.getLogger()
+    return {
+        "modules pickled by value": sorted(cloudpickle.list_registry_pickle_by_value()) if cloudpickle else [],
+        "sys.path": sys.path[:],
+        "sys.argv": sys.argv[:],
+        "__main__": id(sys.modules["__main__"]),
+        "environment": {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},
+        "working directory": os.getcwd(),
+        "signal handlers": {each.name: repr(signal.getsignal(each)) for each in signal.Signals},
+        "root logger": (root.level, logging.root.manager.disable, len(root.handlers)),
+        "warning filters": len(warnings.filters),
+        "warnings.showwarning": id(warnings.showwarning),
+        "hooks for exceptions": (id(sys.excepthook), id(threading.excepthook), id(sys.unraisablehook)),
+        "trace functions": (sys.gettrace(), sys.getprofile()),
+        "start method": multiprocessing.get_start_method(allow_none=True),
+        "temporary directory": tempfile.tempdir,
+        "limits": (sys.getrecursionlimit(), sys.getswitchinterval(), gc.isenabled(), locale.setlocale(locale.LC_ALL)),
+        "CPUs": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [],
+    }
+
+
+def what_changed(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What differs, in words."""
+    return [_told(name, before[name], after[name]) for name in before if before[name] != after[name]]
+
+
+def _told(name: str, before: Any, after: Any) -> str:
+    if isinstance(before, dict):
+        differ = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+        return f"{name}: " + ", ".join(f"{key} was {before.get(key)!r} and is {after.get(key)!r}" for key in differ)
+    if isinstance(before, list):
+        gone = [each for each in before if each not in after]
+        return f"{name}: {[each for each in after if each not in before]} came, {gone} went"
+    return f"{name}: was {before!r} and is {after!r}"
