@@ -44,6 +44,7 @@ _seeds_watch          L1  whether calls used a global generator that nobody seed
 _identity             L1  whether two results are the same, strictly, and where they first differ
 _table                L1  rows of text as a table
 _forks                L1  forks of the caller wait while a process starts
+_trackers             L1  resource trackers, in a process that a call forks
 _settings             L1  the settings that mean the same on every backend
 _fingerprint          L1  a digest of a function or a value that is the same in every process
 _options              L1  values by their declared types

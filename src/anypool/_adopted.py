@@ -19,6 +19,8 @@ from importlib import import_module
 from multiprocessing.connection import Connection
 from typing import Any
 
+from anypool._trackers import TRACKERS, leave_trackers
+
 __all__ = ["GRACE_SECONDS", "adopt", "run_if_ours", "wait_for_end"]
 
 GRACE_SECONDS = 1.0
@@ -56,6 +58,7 @@ def adopt(
     if hasattr(os, "register_at_fork") and os.path.isdir("/proc/self/fd"):
         pipes = _pipes_of_the_pool()
         os.register_at_fork(after_in_child=lambda: _close_all(pipes))
+        os.register_at_fork(after_in_child=leave_trackers)
     _watch(caller)
 
 
@@ -85,8 +88,8 @@ def _pipes_of_the_pool() -> list[int]:
     A process that a call forks has copies of them, which would hide the end of this one from the pool.
     """
     trackers = set()
-    for name in ("multiprocessing", "loky.backend", "joblib.externals.loky.backend"):
-        tracking = sys.modules.get(f"{name}.resource_tracker")
+    for package in TRACKERS:
+        tracking = sys.modules.get(f"{package}.resource_tracker")
         trackers.add(getattr(getattr(tracking, "_resource_tracker", None), "_fd", None))
     return [
         fd

@@ -8,6 +8,7 @@ somebody else's can be left without shutting it down.
 from __future__ import annotations
 
 import gc
+import inspect
 import sys
 import threading
 from collections.abc import Callable
@@ -16,12 +17,15 @@ from dataclasses import dataclass, field
 from multiprocessing import util
 from typing import Any, ClassVar, TypeVar
 
+from anypool._trackers import TRACKERS
 from anypool.backend import Traits
 from anypool.errors import ExecutorClosed, StartError
 
 __all__ = ["ForeignExecutor", "Outstanding", "settle", "size_of", "stop_unused_trackers", "without_frames"]
 
 _F = TypeVar("_F", bound="Future[Any]")
+
+_TRACKER_ENDS_WITHIN = 2.0
 
 
 class Outstanding:
@@ -96,7 +100,7 @@ def stop_unused_trackers() -> None:
     caller's may be registered there.
     """
     # Both register a start method "loky" with multiprocessing, and the one imported last serves the other too.
-    for name in ("loky.backend", "joblib.externals.loky.backend"):
+    for name in TRACKERS[1:]:
         tracking = sys.modules.get(f"{name}.resource_tracker")
         stop = getattr(getattr(tracking, "_resource_tracker", None), "_stop", None)
         synchronize = sys.modules.get(f"{name}.synchronize")
@@ -107,7 +111,10 @@ def stop_unused_trackers() -> None:
         if synchronize is not None and _has_finalizer(cleanup):
             gc.collect()  # native pools are in cycles: with threads, with tracebacks of what they raised
         if synchronize is None or not _has_finalizer(cleanup):
-            stop()  # loky starts it again when it next needs it
+            # loky starts it again when it next needs it. It ends when nobody holds the pipe to it, which a process that
+            # a lost worker forked may do for as long as it lives.
+            has_limit = "wait_timeout" in inspect.signature(stop).parameters
+            stop(**({"wait_timeout": _TRACKER_ENDS_WITHIN} if has_limit else {}))
 
 
 def _has_finalizer(callback: Any) -> bool:

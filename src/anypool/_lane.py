@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 from importlib import import_module
+from multiprocessing import util
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -94,6 +95,9 @@ class Lane:
         # Ours would hide the end of a worker that dies in the middle of a reply, which would be waited for for ever.
         self._pool._result_queue._writer.close()
         self._process = next(iter(self._pool._processes.copy().values()), None)
+        if self._process is not None and _watch_itself(self._process):
+            with self._pool._shutdown_lock:
+                self._pool._executor_manager_thread_wakeup.wakeup()  # it waits for the pipe as yet
         # loky means to register its hook for the end of the interpreter once, but keeps the None that it gets, and so
         # registers one with each pool. A later one would end the pools before our hook has finished the queue.
         native: Any = import_module(f"{self._library}.process_executor")
@@ -159,6 +163,26 @@ class NoLane:
 
     def kill(self) -> None:
         """There is nothing to kill."""
+
+
+def _watch_itself(process: Any) -> bool:
+    """Have loky wait for the end of the process in place of that of a pipe, which a child of it may hold open.
+
+    Whether that is done: the system may have no way to, and the process may be gone.
+    """
+    popen = process._popen
+    if not (hasattr(os, "pidfd_open") and hasattr(process, "_sentinel") and hasattr(popen, "sentinel")):
+        return False
+    try:
+        file = os.pidfd_open(process.pid)
+    except OSError:
+        return False
+    if process.exitcode is not None:  # the number may be another's
+        os.close(file)
+        return False
+    util.Finalize(popen, os.close, (file,))  # as loky does with its pipe
+    process._sentinel = popen.sentinel = file
+    return True
 
 
 @contextlib.contextmanager

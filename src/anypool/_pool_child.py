@@ -30,6 +30,7 @@ from typing import Any, Final, NoReturn
 
 from anypool import _pool_link
 from anypool._pool_link import Message, WorkerEnd, decode, encode
+from anypool._trackers import leave_trackers
 
 __all__ = ["STATUS", "fork_workers", "run_zygote", "spawned"]
 
@@ -190,6 +191,7 @@ def _work(end: WorkerEnd, fault: int, watch: Callable[[WorkerEnd, dict[str, Any]
     if hasattr(os, "register_at_fork"):
         # A process that a call forks must neither hide this worker's end from the pool nor answer in its name.
         os.register_at_fork(after_in_child=end.close)
+        os.register_at_fork(after_in_child=leave_trackers)
     end.reply(0, _pool_link.READY, encode(os.getpid()))
     calls: dict[bytes, Callable[[Any], Any]] = {}
     while (task := end.take()) is not None:
