@@ -12,6 +12,7 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import PickleBuffer
 from typing import Any, ClassVar
 
 import pytest
@@ -566,6 +567,49 @@ def test_a_pool_that_breaks_settles_every_call_of_a_long_queue() -> None:
     assert len(failed) == 4998, "those that were out when it broke have their results"
     assert all(type(future.exception()) is BackendError for future in failed)
     executor.shutdown()
+
+
+@dataclass(kw_only=True)
+class _Gone(_Scripted):
+    """A backend whose workers have all been lost, before they began what it is given now."""
+
+    def start(self) -> tuple[int, Traits]:
+        return self.max_workers or 1, Traits(notices_lost_workers=True, lost=(OSError,))
+
+
+@pytest.mark.parametrize("max_workers", [1, 100])
+def test_a_pool_that_loses_at_once_all_that_it_is_given_settles_every_call(max_workers: int) -> None:
+    """No call has begun, so each is sent again, for a while; also from within the sending of another."""
+    with anypool.get_executor(_Gone(refuses=OSError("all are gone"), max_workers=max_workers)) as executor:
+        futures = [executor.submit(_run, number) for number in range(500)]
+        assert wait(futures, timeout=_LONG).not_done == set()
+        assert {type(future.exception()) for future in futures} == {anypool.WorkerLost}
+        got = list(executor.map(_run, range(500), errors="return", chunksize=1))
+        assert {type(each) for each in got} == {anypool.WorkerLost}
+
+
+class _PackedOnce:
+    """Has a large buffer, and can be pickled once."""
+
+    def __init__(self) -> None:
+        self.data = bytearray(1 << 20)
+
+    def __reduce__(self) -> Any:
+        if not self.data:
+            raise LookupError("it was packed before")
+        data, self.data = self.data, bytearray()
+        return len, (PickleBuffer(data),)
+
+
+def test_a_call_that_cannot_be_sent_again_fails() -> None:
+    with anypool.get_executor("processes", max_workers=1, retries=1) as executor:
+        error = executor.submit(_raise_os_error, _PackedOnce()).exception(_LONG)
+    assert isinstance(error, anypool.SendError)
+    assert "it was packed before" in str(error)
+
+
+def _raise_os_error(_: object) -> None:
+    raise OSError("the first time")
 
 
 def test_an_interrupt_while_a_call_is_sent_is_raised_and_leaves_nothing_pending() -> None:

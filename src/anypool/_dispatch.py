@@ -348,29 +348,52 @@ class Dispatcher:
                 self._queued += 1
         if goes_at_once:
             self._send(task)
-        else:
-            self._pump()
+        self._pump()
 
-    def submit_later(self, task: Task, seconds: float) -> None:
-        """Queue `task`, a call that ran before, in so many seconds."""
-        if seconds <= 0:
-            self.submit(task)
-            return
+    def submit_later(self, task: Task, seconds: float, prepare: Callable[[], object] | None = None) -> None:
+        """Queue `task`, a call that ran before, in so many seconds; for `Task.deliver`, after which more is sent.
+
+        Parameters
+        ----------
+        prepare : callable, optional
+            Called first, on a thread that may wait for the pool. `task` fails by what it raises.
+
+        Raises
+        ------
+        ExecutorClosed
+            The executor was shut down meanwhile.
+        """
+        is_due = seconds <= 0 and prepare is None
         with self._lock:
             if self._is_over:
                 raise ExecutorClosed("the executor was shut down before the call could run again")
-            self._delayed.add(task)
+            # Not sent from here: a pool that refuses whatever it gets would be asked deeper and deeper in the stack.
+            (self._queue.append if is_due else self._delayed.add)(task)
             self._queued += 1
+        if not is_due:
+            self._set_alarm(seconds, lambda: self._queue_delayed(task, prepare))
 
-        def queue_now() -> None:
-            with self._lock:
-                if task not in self._delayed:
-                    return
-                self._delayed.discard(task)
+    def _queue_delayed(self, task: Task, prepare: Callable[[], object] | None) -> None:
+        error: BaseException | None = None
+        try:
+            if prepare is not None:
+                prepare()
+        except BaseException as exc:  # whoever waits for the call must not wait for ever
+            error = exc
+        with self._lock:
+            is_wanted = task in self._delayed
+            self._delayed.discard(task)
+            if is_wanted and error is None:
                 self._queue.append(task)
-            self._pump()
-
-        self._set_alarm(seconds, queue_now)
+            elif is_wanted:
+                task.state = DONE
+                self._queued -= 1
+                self._idle.notify_all()
+        if not is_wanted or error is not None:
+            task.free()
+        if is_wanted and error is not None:
+            task.deliver(None, error)
+        self._pump()
 
     def withdraw(self, task: Task) -> bool:
         """Take `task` back if it has not begun: then it never runs, and is never delivered."""

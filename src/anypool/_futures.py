@@ -238,7 +238,7 @@ class CallTask(Task):
         seconds = outcome.later[0][0] if outcome.later else 0.0
         again = self._next_run()
         try:
-            self.dispatcher.submit_later(again, seconds)
+            self.dispatcher.submit_later(again, seconds, None if again.payload is not None else again._pack_again)
         except ExecutorClosed as exc:  # the pool was stopped meanwhile; whoever waits must not wait for ever
             future = again._take_future()
             again.free()
@@ -252,12 +252,14 @@ class CallTask(Task):
         future, self._future = self._future, None
         again = copy.copy(self)
         again.renew()
-        payload, outbox = self._packed, None
-        if payload is None:
-            payload, outbox = _pack(job, self._around_bytes, self._index, self._call, self.dispatcher)
-        again.payload, again._outbox, again._job, again._future = payload, outbox, job, future
+        again.payload, again._outbox, again._job, again._future = self._packed, None, job, future
         future._task = again
         return again
+
+    def _pack_again(self) -> None:
+        job = self._job
+        if job is not None:  # else it was cancelled
+            self.payload, self._outbox = _pack(job, self._around_bytes, self._index, self._call, self.dispatcher)
 
     def _settle(self, future: CallFuture, reply: Reply, attempts: dict[int, int]) -> None:
         error = reply.errors.get(0)

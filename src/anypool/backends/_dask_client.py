@@ -12,7 +12,7 @@ from anypool.backends._dask_cluster import ClusterProcess
 from anypool.backends._dask_threads import ClusterThreads
 from anypool.errors import ConfigError, StartError, VersionMismatch
 
-__all__ = ["Connection"]
+__all__ = ["Connection", "unsubscribe"]
 
 _START_WITHIN = 60.0
 """Seconds for a local cluster to start: importing distributed on a cold, shared disk takes most of it."""
@@ -163,6 +163,12 @@ class Connection:
         with self._closing:
             while self._closers:
                 self._closers.pop()(kill)
+
+
+def unsubscribe(client: Any, topic: str) -> None:
+    """Hear no more of a topic."""
+    if client.status == "running":  # a closed one has forgotten it
+        client.unsubscribe_topic(topic)
 
 
 def _hint(address: str) -> str:

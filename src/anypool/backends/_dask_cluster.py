@@ -37,6 +37,9 @@ CLUSTER_CONFIG: dict[str, Any] = {
     # A lost worker's call is not run again: whether to do so is decided by the caller.
     "distributed.scheduler.allowed-failures": 0,
     "distributed.scheduler.work-stealing": False,
+    # So long after the end of a worker the cluster looks whether there is another in its place. If not, since that one
+    # has just been lost as well, it dismisses the nanny that would start the next, and has a worker less for good.
+    "distributed.deploy.lost-worker-timeout": "1000 days",
     # Daemonic processes cannot start processes.
     "distributed.worker.daemon": False,
     # A pause or a restart near a memory limit would be a guess about the caller's machine.

@@ -61,7 +61,7 @@ class LocalWorkers:
         """Kill the worker that runs the task `key`; Dask replaces it. False if none is killed."""
         if not self._are_killed:
             return False
-        killing = self._client.run_on_scheduler(kill_worker_of, key, asynchronous=True)
+        killing = self._ask(kill_worker_of, key)
         if self._client.loop.asyncio_loop is _running_loop():  # in a callback: the answer comes after it
             self._killings.add(task := asyncio.ensure_future(killing))
             task.add_done_callback(self._killings.discard)

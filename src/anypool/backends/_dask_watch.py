@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import logging
+import math
+from collections.abc import Callable, Sized
 from time import monotonic
 from typing import Any
 
@@ -12,6 +14,8 @@ __all__ = ["SchedulerLostError", "Watch"]
 _LOOKS = 5.0
 """Seconds between looks, at most; nobody looks while no call is on its way."""
 
+_CLOSED = ("closing", "closed")
+
 
 class Watch:
     """Gives up calls once no worker has been there, or no scheduler has answered, for a while; on the client's loop.
@@ -19,20 +23,19 @@ class Watch:
     Parameters
     ----------
     client : distributed.Client
-    seconds : float
-        How long that while is.
-    has_calls : callable
-        Whether any call is on its way.
+    seconds : float or None
+        How long that while is; None: it has no end. A client that is closed is given up at once: it will not connect
+        again, and would wait for ever.
+    calls : sized
+        Those that are on their way.
     give_up : callable
         Fails those that are.
     """
 
-    def __init__(
-        self, client: Any, seconds: float, *, has_calls: Callable[[], bool], give_up: Callable[[], Awaitable[None]]
-    ) -> None:
+    def __init__(self, client: Any, seconds: float | None, calls: Sized, give_up: Callable[[], object]) -> None:
         self._client = client
-        self._seconds = seconds
-        self._has_calls = has_calls
+        self._seconds = math.inf if seconds is None else seconds
+        self._calls = calls
         self._give_up = give_up
         self._task: asyncio.Task[None] | None = None
         self._is_stopped = False
@@ -60,21 +63,26 @@ class Watch:
         seen = monotonic()
         while True:
             await asyncio.sleep(step)
-            if self.trouble is None and not self._has_calls():
+            if self.trouble is None and not self._calls:
                 seen = monotonic()
+                continue
+            if self._client.status in _CLOSED:
+                self.trouble = "the cluster was given up: the connection to its scheduler is closed"
+                self._give_up()
                 continue
             trouble = await self._look(step)
             if trouble is None:
                 seen, self.trouble = monotonic(), None
             elif monotonic() - seen >= self._seconds:
                 self.trouble = f"the cluster was given up: {trouble} for {self._seconds:g} s"
-                await self._give_up()
+                self._give_up()
 
     async def _look(self, limit: float) -> str | None:
         """What is wrong with the cluster now."""
         try:
             found = await asyncio.wait_for(self._client.scheduler.identity(n_workers=0), limit)
-        except (OSError, TimeoutError):
+        except Exception as exc:  # of the connection, or of a client that is being closed
+            logging.getLogger("anypool").debug("the Dask scheduler did not answer: %r", exc)
             return "its scheduler has not answered"
         workers = found.get("n_workers", len(found["workers"]))  # before 2025.4 all workers were listed
         return None if workers else "it has had no worker"

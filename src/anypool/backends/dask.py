@@ -10,13 +10,14 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future, wait
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar
 
 from anypool._bridge import settle
 from anypool._cpus import available_cpus
 from anypool._worker_end import WorkerDied
 from anypool.backend import Traits
-from anypool.backends._dask_client import Connection
+from anypool.backends._dask_client import Connection, unsubscribe
 from anypool.backends._dask_held import Held, Run, pickle_with_keys
 from anypool.backends._dask_lost import LocalWorkers
 from anypool.backends._dask_watch import SchedulerLostError, Watch
@@ -53,8 +54,8 @@ class Dask:
     security : distributed.security.Security, optional
         TLS of the connection to `address`.
     gives_up_after : float, optional
-        Seconds that calls wait for a running cluster that has no worker left, or whose scheduler does not answer,
-        before they fail as lost; new ones fail at once until a worker is there again. None: they wait for ever.
+        Seconds that calls wait for a cluster that has no worker left, or whose scheduler does not answer, before they
+        fail as lost; new ones fail at once until a worker is there again. None: they wait for ever.
 
     Notes
     -----
@@ -125,10 +126,8 @@ class Dask:
         if self.max_workers and not self._is_local():
             size = min(size, self.max_workers)
         self._connection, self._client, self._free = connection, connection.client, size
-        if self.gives_up_after is not None and not self._is_local():
-            self._watch = Watch(
-                self._client, self.gives_up_after, has_calls=lambda: bool(self._sent), give_up=self._give_up
-            )
+        if self.processes or not self._is_local():
+            self._watch = Watch(self._client, self.gives_up_after, self._sent, self._give_up)
             self._watch.start()
         traits = self._traits(max(threads.values()))
         if self._is_local() and self.processes:
@@ -255,11 +254,12 @@ class Dask:
         self._send_next()
         settle(future, value, error=error)
 
-    async def _give_up(self) -> None:
-        """Fail what is on its way; Dask may have forgotten part of it by now."""
+    def _give_up(self) -> None:
+        """Fail what is on its way; Dask may have forgotten part of it by now, or all."""
         with self._lock:
             sent = list(self._sent.values())
-        await self._client.cancel(sent, asynchronous=True, force=True)
+        for native in sent:
+            native.release()  # the last reference: it is cancelled, also where there is nobody to tell
 
     def stop_call(self, future: Future[Any], /) -> bool:
         """Kill the worker of a local cluster that runs the call. False if it has ended, or others run there, too."""
@@ -274,14 +274,8 @@ class Dask:
 
     def carry_notes(self, topic: str, take: Callable[[str], object]) -> tuple[str, Callable[[], object]]:
         """Bring what calls say while they run, as events of distributed."""
-        client = self._client
-        client.subscribe_topic(topic, lambda event: take(event[1]))
-
-        def stop_carrying() -> None:
-            if client.status == "running":  # a closed one has forgotten it
-                client.unsubscribe_topic(topic)
-
-        return "anypool.backends._dask_worker:log_note", stop_carrying
+        self._client.subscribe_topic(topic, lambda event: take(event[1]))
+        return "anypool.backends._dask_worker:log_note", partial(unsubscribe, self._client, topic)
 
     def stop(self, *, cancel: bool) -> None:
         """Close what was started here; with `cancel`, without waiting for calls. A running call of a cluster that
