@@ -16,6 +16,12 @@ from typing import Any
 
 __all__ = ["process_state", "what_changed"]
 
+_NOT_THE_TESTS = {
+    "PYTEST_CURRENT_TEST",
+    "KMP_DUPLICATE_LIB_OK",  # threadpoolctl and joblib set them when they are first imported
+    "KMP_INIT_AT_FORK",
+}
+
 
 def process_state() -> dict[str, Any]:
     """All of it as plain data, of one moment."""
@@ -26,7 +32,7 @@ def process_state() -> dict[str, Any]:
         "sys.path": sys.path[:],
         "sys.argv": sys.argv[:],
         "__main__": id(sys.modules["__main__"]),
-        "environment": {name: value for name, value in os.environ.items() if name != "PYTEST_CURRENT_TEST"},
+        "environment": {name: value for name, value in os.environ.items() if name not in _NOT_THE_TESTS},
         "working directory": os.getcwd(),
         "signal handlers": {each.name: repr(signal.getsignal(each)) for each in signal.Signals},
         "root logger": (root.level, logging.root.manager.disable, len(root.handlers)),

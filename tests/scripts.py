@@ -10,7 +10,7 @@ from pathlib import Path
 
 import anypool
 
-LIMIT = 50.0
+LIMIT = 240.0
 """Seconds for one script; a cluster that starts on a busy machine takes most of them."""
 
 

@@ -110,7 +110,7 @@ def test_a_timeout_ends_the_calls_where_the_backend_can():
         began = time.monotonic()
         with pytest.raises(multiprocessing.TimeoutError):
             run(time.sleep, [600, 600], timeout=0.5)
-        assert time.monotonic() - began < 40
+        assert time.monotonic() - began < 200
         assert run(square, range(5)) == SQUARES[:5]
 
 

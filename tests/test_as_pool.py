@@ -265,7 +265,7 @@ def test_terminate_ends_a_call_that_runs_where_the_backend_can():
     began = time.monotonic()
     pool.terminate()
     pool.join()
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 200
     with pytest.raises((CancelledError, anypool.BackendError, anypool.ExecutorClosed)):
         result.get(timeout=60)
 

@@ -276,7 +276,7 @@ def test_a_record_of_a_busy_machine_is_said_to_be_provisional(module: Any) -> No
     shutil.which("valgrind") is None and "GATE_NEEDS_VALGRIND" not in os.environ,
     reason="valgrind is not installed: machine instructions are not counted",
 )
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_call_costs_no_more_instructions_than_its_limit(module: Any) -> None:
     gate = module("gate")
     counts = gate.count_by_valgrind()

@@ -10,7 +10,7 @@ import pytest
 import anypool
 from anypool._callbacks import Callbacks
 
-LIMIT = 30.0
+LIMIT = 60.0
 
 
 def test_a_thread_serves_one_callback_after_the_other_and_as_many_as_wait_at_once() -> None:

@@ -276,7 +276,7 @@ def test_a_reader_that_goes_early_ends_it_cleanly_with_nothing_left_running() ->
         family = psutil.Process(process.pid).children(recursive=True)
         assert worker in {each.pid for each in family}
         process.stdout.close()
-        process.wait(20)
+        process.wait(60)
     except BaseException:
         process.kill()
         process.wait()

@@ -114,7 +114,7 @@ def test_a_block_of_python_prints_what_is_shown_below_it(block, tmp_path):
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("block", SUITES, ids=str)
 def test_a_backend_that_is_shown_passes_the_suite(block, tmp_path):
     write_files(block, tmp_path)

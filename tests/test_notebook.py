@@ -24,7 +24,7 @@ print(json.dumps({cell.id: [[each.get("name"), each.get("text")] for each in cel
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("nbclient", "ipykernel")), reason="needs a kernel"
 )

@@ -33,7 +33,7 @@ pytestmark = [
 ]
 
 METHODS = ["forkserver", "spawn", "fork"]
-LIMIT = 20.0
+LIMIT = 60.0
 
 
 def until(condition: Callable[[], Any], limit: float = LIMIT) -> Any:
@@ -475,7 +475,7 @@ def test_stop_with_cancel_ends_running_calls_and_cancels_the_others(
     others = [pool.submit(pool_calls.log, (str(file), number)) for number in range(10)]
     start = time.monotonic()
     pool.stop(cancel=True)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < LIMIT / 2
     assert isinstance(running.exception(0), WorkerDied)
     assert all(future.cancelled() for future in others)
     assert numbers_in(file) == []
@@ -510,7 +510,7 @@ def test_a_worker_that_will_not_leave_is_ended(make: Callable[..., LocalPool]) -
     pool.submit(exec, "import threading; threading.Thread(target=threading.Event().wait).start()").result(LIMIT)
     start = time.monotonic()
     pool.stop(cancel=False)
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < LIMIT
 
 
 def test_workers_run_their_exit_handlers(make: Callable[..., LocalPool], method: str, tmp_path: Path) -> None:
@@ -520,7 +520,6 @@ def test_workers_run_their_exit_handlers(make: Callable[..., LocalPool], method:
     assert numbers_in(file) == [1]
 
 
-@pytest.mark.timeout(240)
 def test_pool_after_pool_leaves_the_process_as_it_was(method: str) -> None:
     LocalPool(1, start_method=method).stop(cancel=False)
     before, memory = holdings(), psutil.Process().memory_info().rss
@@ -671,7 +670,7 @@ SCRIPT = """
     from anypool._pool import LocalPool
     import pool_calls
     pool = LocalPool(2, start_method={method!r})
-    print(*[pool.submit(pool_calls.echo, n).result(20) for n in range(3)], pool.submit(pool_calls.pid, 0).result(20))
+    print(*[pool.submit(pool_calls.echo, n).result(60) for n in range(3)], pool.submit(pool_calls.pid, 0).result(60))
     {then}
 """
 
@@ -742,24 +741,30 @@ import anypool
 
 def fork_and_die(item):
     if item == 2:
-        if ctypes.CDLL(None).fork() == 0:  # not os.fork, after which the worker's end would be closed in the child
+        child = ctypes.CDLL(None).fork()  # not os.fork, after which the worker's end would be closed in the child
+        if child == 0:
             os.close(1)
             os.close(2)
-            time.sleep(20)
+            time.sleep(200)
             os._exit(0)
+        with open(sys.argv[2], "w") as file:
+            file.write(str(child))
         os.kill(os.getpid(), 9)
     return item
 
 with anypool.get_executor("processes", max_workers=2, start_method=sys.argv[1]) as ex:
     began = time.monotonic()
     print([type(each).__name__ for each in ex.map(fork_and_die, range(5), errors="return")])
-    print(time.monotonic() - began < 10)
+    print(time.monotonic() - began < 100)
+with open(sys.argv[2]) as file:
+    os.kill(int(file.read()), 9)
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="this system tells of an end by the stream alone")
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
-def test_a_dead_worker_is_seen_though_what_it_started_holds_its_end_open(method: str) -> None:
-    done = subprocess.run([sys.executable, "-c", _FORKED_IN_C, method], capture_output=True, text=True, check=False)
+def test_a_dead_worker_is_seen_though_what_it_started_holds_its_end_open(method: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _FORKED_IN_C, method, str(tmp_path / "child")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.stdout.splitlines() == ["['int', 'int', 'WorkerLost', 'int', 'int']", "True"]

@@ -35,7 +35,6 @@ from anypool._segments_reader import claim, open_refs
 from anypool.errors import SendError
 
 pytestmark = [
-    pytest.mark.timeout(60),
     pytest.mark.skipif(sys.platform != "linux", reason="memory without a name is Linux's"),
 ]
 

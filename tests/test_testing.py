@@ -75,7 +75,7 @@ def test_a_gate_holds_until_it_is_opened(tmp_path: Path) -> None:
     thread = threading.Thread(target=gate.wait)
     thread.start()
     gate.open()
-    thread.join(5)
+    thread.join(60)
     assert gate.is_open
     assert not thread.is_alive()
 

@@ -452,7 +452,6 @@ BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil
 
 
 @pytest.mark.soak
-@pytest.mark.timeout(180)
 @pytest.mark.skipif(BROWSER is None, reason="no browser")
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_browser_draws_the_page(scheme, tmp_path):

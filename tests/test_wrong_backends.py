@@ -12,7 +12,7 @@ import pytest
 
 from anypool.testing.wrong import WRONG, Right
 
-pytestmark = pytest.mark.timeout(240)  # the first test runs them all
+pytestmark = pytest.mark.timeout(600)  # the first test runs them all
 
 CASES = Path(__file__).with_name("wrong_cases.py")
 

@@ -83,7 +83,7 @@ def fork_and_die(payload: bytes) -> None:
     """Leave a process that has copies of all of this one's descriptors, its number in the file; end this one."""
     child = os.fork()
     if child == 0:
-        time.sleep(20)
+        time.sleep(200)
         os._exit(0)
     Path(os.fsdecode(payload)).write_text(str(child))
     time.sleep(0.1)  # until it has begun
@@ -103,7 +103,7 @@ def wait_for(payload: tuple[bytes, bytes]) -> int:
     complete = started.with_suffix(".part")  # whoever sees the file must see what is in it
     complete.write_text(str(os.getpid()))
     complete.rename(started)
-    deadline = time.monotonic() + 50
+    deadline = time.monotonic() + 250
     while not go.exists():
         if time.monotonic() > deadline:
             raise TimeoutError(f"{go.name} did not appear")

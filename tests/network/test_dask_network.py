@@ -18,7 +18,7 @@ from anypool.testing import Faults
 pytest.importorskip("distributed")
 
 # The hard limit of pytest comes after that of each wait in here.
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.soak
 
 ITEMS = 30
 

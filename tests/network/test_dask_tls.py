@@ -15,7 +15,6 @@ pytest.importorskip("distributed")
 
 pytestmark = [
     pytest.mark.soak,
-    pytest.mark.timeout(150),
     pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed"),
 ]
 

