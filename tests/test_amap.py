@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from concurrent.futures import CancelledError
 
 import pytest
 
@@ -202,9 +203,109 @@ def test_what_calls_print_is_shown_in_order(capsys):
         assert capsys.readouterr().out == "".join(f"{x}\n" for x in range(10))
 
 
+@pytest.mark.parametrize("make_input", [range, lambda count: iter(range(count)), lambda count: slowly(range(count))])
+def test_tiny_items_travel_together(make_input):
+    with anypool.get_executor("processes", max_workers=2, trace=True) as ex:
+        results = asyncio.run(collect(ex.amap(square, make_input(5000))))
+        assert results == [x * x for x in range(5000)]
+        (run,) = ex.report()._runs
+        assert sum(len(chunk.calls) for chunk in run.chunks) == 5000
+        assert len(run.chunks) < 1000
+
+
+@pytest.mark.parametrize("chunksize", [1, 7])
+def test_an_error_in_a_chunk_names_its_item_and_what_came_before_it_is_there(ex, chunksize):
+    async def main():
+        taken = []
+        with pytest.raises(ZeroDivisionError) as raised:
+            async for each in ex.amap(reciprocal, slowly([1, 2, 4, 0, 5]), chunksize=chunksize):
+                taken.append(each)
+        return taken, raised.value.__notes__
+
+    taken, notes = asyncio.run(main())
+    assert taken == [1, 0.5, 0.25]
+    assert any("item 3, reciprocal(0)" in note for note in notes)
+
+
+def test_an_async_map_has_progress_receipts_retries_and_a_journal(tmp_path):
+    def fail_once(x):
+        mark = tmp_path / str(x)
+        if not mark.exists():
+            mark.touch()
+            raise LookupError(x)
+        return x
+
+    seen = []
+    with anypool.get_executor("processes", max_workers=2) as ex:
+        view = ex.options(progress=seen.append, trace=True, retries=1, journal=tmp_path / "run.journal")
+        assert asyncio.run(collect(view.amap(fail_once, slowly(range(8))))) == list(range(8))
+        assert (seen[-1].done, seen[-1].failed, seen[-1].is_over) == (8, 0, True)
+        assert {each.attempts for each in ex.report().receipts()} == {2}
+        assert asyncio.run(collect(view.amap(fail_once, slowly(range(8))))) == list(range(8))
+        assert len(ex.report()._runs[-1].chunks) == 0  # all of it was in the journal
+
+
+def test_others_have_their_turn_while_results_are_there_without_end(ex):
+    async def main():
+        turns = 0
+
+        async def other():
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(other())
+        async for each in ex.amap(square, range(20_000)):
+            if each == 100:
+                before = turns
+        task.cancel()
+        return turns - before
+
+    assert asyncio.run(main()) > 3
+
+
+@pytest.mark.parametrize("cancel_futures", [True, False])
+def test_an_executor_that_is_shut_down_meanwhile_is_an_error_in_its_place(cancel_futures):
+    async def endless():
+        x = 0
+        while True:
+            yield x
+            x += 1
+            await asyncio.sleep(0.001)
+
+    async def main():
+        ex = anypool.get_executor("threads", max_workers=2)
+        taken = []
+        with pytest.raises((CancelledError, anypool.ExecutorClosed)):
+            async for each in ex.amap(square, endless()):
+                taken.append(each)
+                if len(taken) == 5:
+                    await asyncio.to_thread(ex.shutdown, cancel_futures=cancel_futures)
+        return taken
+
+    taken = asyncio.run(asyncio.wait_for(main(), 60))
+    assert taken == [x * x for x in range(len(taken))]
+
+
+def test_a_retry_that_is_due_later_is_waited_for():
+    calls = []
+
+    def fail_once(x):
+        calls.append(x)
+        if len(calls) == 1:
+            raise LookupError(x)
+        return x
+
+    with anypool.get_executor("threads", max_workers=1, retries={"times": 1, "delay": 0.2}) as ex:
+        assert asyncio.run(asyncio.wait_for(collect(ex.amap(fail_once, slowly([1, 2]))), 60)) == [1, 2]
+
+
 def test_what_cannot_be_is_said_at_once(ex):
     with pytest.raises(TypeError, match="not callable"):
         ex.amap(None, [1])
+    with pytest.raises(ValueError, match="chunksize"):
+        ex.amap(square, [1], chunksize=0)
     with pytest.raises(ValueError, match="buffersize"):
         ex.amap(square, [1], buffersize=0)
     with pytest.raises(anypool.ConfigError, match="errors"):

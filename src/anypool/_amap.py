@@ -2,12 +2,14 @@
 
 ::
 
-    input ──feeder task: one item, when there is room──> executor.submit ──> Future
-                                                                               │ done callback, into the loop
-    async for <── result, shown and raised in the consumer's task <── in order of input, or of arrival
+    asynchronous input ──a task: while there is room──> items at hand ─┐            worker
+                                                                       ├─> Map ─chunks─> │ (any thread)
+    other input ───────────────────────────────────────────────────────┘     <─arrivals──┘ wake the loop
+    async for <── results in order, shown and raised in the consumer's task <─┘
 
-It submits calls one by one instead of driving a `map`: a map reads its input while nobody can take a result, and an
-input that waits for the result before it would wait for ever.
+It drives a `Map` without ever waiting for its arrivals or its input. What is at hand is sent at once to a worker
+that is idle, and is otherwise collected into larger chunks: an input that waits for the result before it goes on, and
+one that comes quickly is not sent item by item.
 """
 
 from __future__ import annotations
@@ -15,110 +17,208 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
+from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
-from concurrent.futures import Future
-from functools import partial
-from time import monotonic, sleep
-from typing import Any
+from concurrent.futures import CancelledError, Future
+from queue import SimpleQueue
+from time import monotonic, perf_counter, sleep
+from typing import TYPE_CHECKING, Any
+
+from anypool._attempts import NEVER
+from anypool._task import DONE
+
+if TYPE_CHECKING:
+    from anypool._dispatch import Dispatcher
+    from anypool._map import ChunkTask, Map
 
 __all__ = ["amap"]
 
-_ITEMS_PER_WORKER = 4
 _ENDS_WITHIN = 10.0  # seconds for all that runs when the consumer has gone
+_READS_FOR = 0.002  # seconds that an input which never waits may keep the loop; looked at after so many items
+_READ_AT_ONCE = 32
+_END = object()
 
 
 async def amap(
-    executor: Any,
-    fn: Callable[..., Any],
+    dispatcher: Dispatcher,
+    make_map: Callable[..., Map],
     iterables: tuple[Iterable[Any] | AsyncIterable[Any], ...],
-    *,
-    buffersize: int | None,
     timeout: float | None,
-    ordered: bool,
-    returns_errors: bool,
 ) -> AsyncIterator[Any]:
-    """The results of ``fn(*items)``, as `PoolExecutor.amap` says. `executor` is a view for these calls alone."""
+    """The results of a map over `iterables`, as `PoolExecutor.amap` says.
+
+    Parameters
+    ----------
+    dispatcher : Dispatcher
+        What runs it.
+    make_map : callable
+        Makes the map from its input, and from what else it is to have.
+    iterables : tuple of iterables
+        Any of them may be asynchronous.
+    timeout : float, optional
+        Seconds until the last result.
+    """
     deadline = None if timeout is None else monotonic() + timeout
     # Starting a backend may take seconds, for which the loop must not wait.
-    workers = await asyncio.to_thread(lambda: executor.max_workers)
-    calls = _Calls(executor, fn, buffersize or _ITEMS_PER_WORKER * workers, ordered=ordered)
-    feeder = asyncio.create_task(calls.feed(iterables))
+    await asyncio.to_thread(dispatcher.start)
+    drive = _Drive(dispatcher, make_map, iterables)
     try:
-        while (future := await _within(calls.next(), deadline, timeout)) is not None:
-            error = future.exception() if returns_errors and not future.cancelled() else None
-            yield error if isinstance(error, Exception) else future.result()
-            del future, error
-        await feeder  # raises what reading the input raised, after what came before
+        drive.begin()
+        while True:
+            answer = drive.map.take()
+            if answer is not None:
+                for result in drive.map.results_of(answer):
+                    yield result
+                del answer
+                drive.has_room.set()
+                await asyncio.sleep(0)  # results may be there without end, and others wait for the loop
+            elif drive.map.is_over:
+                break
+            elif deadline is not None and monotonic() >= deadline:
+                raise TimeoutError(f"the results were not there {timeout} s after the call of amap")
+            else:
+                await drive.wait(drive.map.patience(deadline))
+        drive.map.check_end()
     finally:
-        feeder.cancel()
-        ended = calls.end()  # before anything is awaited: whoever cancels once may cancel twice
-        await asyncio.wait([feeder, asyncio.wrap_future(ended)])
+        feeding, ended = drive.feeding, drive.end()  # before anything is awaited: whoever cancels once may cancel twice
+        await asyncio.wait([*feeding, asyncio.wrap_future(ended)])
+        drive.map.close()
 
 
-async def _within(waiting: Any, deadline: float | None, timeout: float | None) -> Any:
-    if deadline is None:
-        return await waiting
-    try:
-        return await asyncio.wait_for(waiting, max(0.0, deadline - monotonic()))
-    except TimeoutError:
-        raise TimeoutError(f"the results were not there {timeout} s after the call of amap") from None
+class _Arrivals(SimpleQueue[Any]):
+    """What arrives, by any thread; wakes the loop. Does not keep the drive: whoever drops that ends its map."""
 
+    def __init__(self, drive: _Drive, loop: asyncio.AbstractEventLoop) -> None:
+        self._drive = weakref.ref(drive)
+        self._loop = loop
 
-class _Calls:
-    """The calls of one `amap` that are on their way, no more than `window`."""
+    def put(self, item: Any, block: bool = True, timeout: float | None = None) -> None:
+        super().put(item, block, timeout)
+        self.wake()
 
-    def __init__(self, executor: Any, fn: Callable[..., Any], window: int, *, ordered: bool) -> None:
-        self._executor = executor
-        self._fn = fn
-        self._ordered = ordered
-        self._loop = asyncio.get_running_loop()
-        self._room = asyncio.Semaphore(window)
-        self._sent: dict[Future[Any], None] = {}  # in input order
-        self._changed = asyncio.Event()
-        self._arrived: dict[Future[Any], None] = {}  # in order of arrival
-        self._input_ended = False
-
-    async def feed(self, iterables: tuple[Any, ...]) -> None:
-        """Read the input and make the calls, as there is room."""
+    def wake(self) -> None:
+        drive = self._drive()
+        if drive is None:
+            return
         try:
-            iterators = [aiter(each) if isinstance(each, AsyncIterable) else iter(each) for each in iterables]
-            while True:
-                await self._room.acquire()
-                if (items := await _read(iterators)) is None:
-                    return
-                future = self._executor.submit(self._fn, *items)
-                del items
-                self._sent[future] = None
-                future.add_done_callback(partial(_tell, weakref.ref(self), self._loop))
+            self._loop.call_soon_threadsafe(drive.changed.set)
+        except RuntimeError:  # the loop is closed: nobody waits any more
+            return
+
+
+class _Input:
+    """Items of an asynchronous input that are at hand, as an iterator."""
+
+    def __init__(self) -> None:
+        self.items: deque[Any] = deque()
+        self.error: Exception | None = None
+        self.has_ended = False
+
+    def readable(self) -> int:
+        """How many items there are, for `Map`."""
+        return NEVER if self.has_ended else len(self.items)
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if self.items:
+            return self.items.popleft()
+        error, self.error = self.error, None
+        raise error or StopIteration
+
+
+class _Open:
+    """What the dispatcher knows of the map: it ends with its consumer, and shutdown runs nothing more of it."""
+
+    def __init__(self, drive: _Drive, arrivals: _Arrivals) -> None:
+        self._drive = weakref.ref(drive)
+        self._arrivals = arrivals
+
+    def finish(self) -> None:
+        """Nothing: what was not sent was not promised."""
+
+    def cancel(self) -> None:
+        """Send nothing more."""
+        drive = self._drive()
+        if drive is not None:
+            drive.map.cancel(end_running=False)
+            self._arrivals.wake()
+
+
+class _Drive:
+    """One `amap`: the map, and the task that reads its input where that is asynchronous."""
+
+    def __init__(self, dispatcher: Dispatcher, make_map: Callable[..., Map], iterables: tuple[Any, ...]) -> None:
+        self._dispatcher = dispatcher
+        self._iterables = iterables
+        self.changed = asyncio.Event()  # something has arrived, or can be read
+        self.has_room = asyncio.Event()
+        self.feeding: list[asyncio.Task[None]] = []
+        arrivals = _Arrivals(self, asyncio.get_running_loop())
+        self._open = _Open(self, arrivals)
+        self._input: _Input | None = None
+        self._has_ended = False
+        if any(isinstance(each, AsyncIterable) for each in iterables):
+            self._input = _Input()
+            self.map = make_map(self._input, readable=self._input.readable, arrivals=arrivals)
+        else:
+            items = zip(*iterables, strict=False) if len(iterables) != 1 else iter(iterables[0])
+            self.map = make_map(items, arrivals=arrivals)
+
+    def begin(self) -> None:
+        """Send the first chunks, or begin to read."""
+        self._dispatcher.open_map(self._open)
+        self.map.begin()
+        if self._input is not None:
+            iterators = [aiter(each) if isinstance(each, AsyncIterable) else iter(each) for each in self._iterables]
+            self.feeding.append(asyncio.create_task(self._feed(self._input, iterators)))
+
+    async def wait(self, patience: float | None) -> None:
+        """Wait until something has changed, no longer than so many seconds."""
+        try:
+            await asyncio.wait_for(self.changed.wait(), patience)
+        except TimeoutError:
+            return
         finally:
-            self._input_ended = True
-            self._changed.set()
+            self.changed.clear()
+            self.has_room.set()
 
-    def _arrive(self, future: Future[Any]) -> None:
-        self._arrived[future] = None
-        self._changed.set()
-
-    async def next(self) -> Future[Any] | None:
-        """The next call that has ended; None when there is none left."""
-        while (future := next(iter(self._sent if self._ordered else self._arrived), None)) not in self._arrived:
-            if future is None and self._input_ended and not self._sent:
-                return None
-            self._changed.clear()
-            await self._changed.wait()
-        assert future is not None
-        del self._sent[future], self._arrived[future]
-        self._room.release()
-        return future
+    async def _feed(self, found: _Input, iterators: list[Any]) -> None:
+        """Read the input, as there is room."""
+        began = perf_counter()
+        alone = iterators[0] if len(iterators) == 1 else None
+        try:
+            while True:
+                while (room := self.map.room - len(found.items)) <= 0:
+                    self.has_room.clear()
+                    await self.has_room.wait()
+                for _ in range(min(room, _READ_AT_ONCE)):
+                    found.items.append(await _read(iterators) if alone is None else await anext(alone))
+                    if not self.changed.is_set():
+                        self.changed.set()
+                if perf_counter() - began > _READS_FOR:
+                    await asyncio.sleep(0)
+                    began = perf_counter()
+        except StopAsyncIteration:
+            return
+        except Exception as exc:
+            found.error = exc  # raised in its place, after what came before
+        finally:
+            found.has_ended = True
+            self.changed.set()
 
     def end(self) -> Future[None]:
         """Cancel what has not begun; the future of the end of what runs, where the backend can end it."""
         ended: Future[None] = Future()
         ended.set_running_or_notify_cancel()
-        # The last first: else those behind would take the place of the first, and begin.
-        running = [future for future in reversed(self._sent) if not future.cancel() and not future.done()]
-        self._sent.clear()
+        for each in self.feeding:
+            each.cancel()
+        self._has_ended = True
+        running = self.map.leave()
+        self._dispatcher.close_map(self._open)
         if running:
-            thread = threading.Thread(target=_stop, args=(self._executor, running, ended), name="anypool-amap")
+            thread = threading.Thread(target=_stop, args=(self._dispatcher, running, ended), name="anypool-amap")
             thread.start()
         else:
             ended.set_result(None)
@@ -126,40 +226,33 @@ class _Calls:
 
     def __del__(self) -> None:
         # Of a consumer that was dropped when its loop ended, no `finally` runs.
-        if self._sent:
+        if not self._has_ended and hasattr(self, "map"):
             self.end()
+            self.map.close()
 
 
-def _tell(calls: weakref.ref[_Calls], loop: asyncio.AbstractEventLoop, future: Future[Any]) -> None:
-    """Tell the loop that `future` is done. Does not keep the calls: whoever drops them ends them."""
-    waiting = calls()
-    if waiting is None:
-        return
-    try:
-        loop.call_soon_threadsafe(waiting._arrive, future)
-    except RuntimeError:  # the loop is closed: nobody waits any more
-        return
-
-
-def _stop(executor: Any, futures: list[Future[Any]], ended: Future[None]) -> None:
+def _stop(dispatcher: Dispatcher, tasks: list[ChunkTask], ended: Future[None]) -> None:
+    """End what runs, where the backend can."""
     try:
         deadline = monotonic() + _ENDS_WITHIN
-        for future in futures:
+        for task in tasks:
             # One that a worker has just taken neither waits any more nor runs yet, and a moment later it does.
-            while not executor.cancel(future, running=True) and not future.done():
-                if not executor.traits.stops_running_calls or monotonic() > deadline:
+            while not dispatcher.stop_task(task, CancelledError()) and task.state != DONE:
+                if not dispatcher.start()[1].stops_running_calls or monotonic() > deadline:
                     break
                 sleep(0.01)
     finally:
         ended.set_result(None)
 
 
-async def _read(iterators: list[Iterator[Any] | AsyncIterator[Any]]) -> tuple[Any, ...] | None:
-    """One item of each; None where the first of them ends."""
+async def _read(iterators: list[Iterator[Any] | AsyncIterator[Any]]) -> tuple[Any, ...]:
+    """One item of each; raises where the first of them ends."""
     items = []
     for each in iterators:
-        try:
-            items.append(await anext(each) if isinstance(each, AsyncIterator) else next(each))
-        except (StopIteration, StopAsyncIteration):
-            return None
+        if isinstance(each, AsyncIterator):
+            items.append(await anext(each))
+        elif (item := next(each, _END)) is not _END:  # no coroutine can raise StopIteration
+            items.append(item)
+        else:
+            raise StopAsyncIteration
     return tuple(items)

@@ -322,7 +322,9 @@ class PoolExecutor(_StdlibExecutor):
             progress=progress,
             trace=trace,
         )
-        return view._map(fn, zip(*iterables, strict=False), iterables, len(iterables) != 1, ordered, errors)
+        star = len(iterables) != 1
+        items = zip(*iterables, strict=False) if star else iter(iterables[0])
+        return view._make_map(fn, items, iterables, star, ordered, errors).results(view)
 
     def starmap(
         self,
@@ -356,7 +358,7 @@ class PoolExecutor(_StdlibExecutor):
             progress=progress,
             trace=trace,
         )
-        return view._map(fn, map(tuple, iterable), (iterable,), True, ordered, errors)
+        return view._make_map(fn, map(tuple, iterable), (iterable,), True, ordered, errors).results(view)
 
     def _with(self, **said: Any) -> PoolExecutor:
         """This executor, or a view with what was said for one map."""
@@ -365,24 +367,21 @@ class PoolExecutor(_StdlibExecutor):
         said = {name: value for name, value in said.items() if value is not _UNSET}
         return self.options(**said) if said else self
 
-    def _map(
+    def _make_map(
         self,
         fn: Callable[..., Any],
         items: Iterator[Any],
-        iterables: tuple[Iterable[Any], ...],
+        iterables: tuple[Any, ...],
         star: bool,
         ordered: bool,
         errors: Literal["raise", "return"],
-    ) -> Iterator[Any]:
-        _check_callable(fn)
-        if errors not in ("raise", "return"):
-            raise ConfigError(f"errors must be 'raise' or 'return', not {errors!r}")
+        **driven: Any,
+    ) -> Map:
+        _check_call(fn, errors)
         settings = self._settings
         traits = self._start()
         if settings.call_timeout is not None:
             self._dispatcher.check_stops_calls()
-        if not star:
-            items = iter(iterables[0])
 
         def annotate(exc: BaseException, index: int, item: Any, reply: Reply) -> None:
             args = item if star else (item,)
@@ -398,7 +397,7 @@ class PoolExecutor(_StdlibExecutor):
         observer = None
         if settings.progress is not False or settings.trace is not False:
             observer, job = self._observe(fn, job, traits, _length(iterables))
-        each = Map(
+        return Map(
             self._dispatcher,
             job,
             items,
@@ -417,8 +416,8 @@ class PoolExecutor(_StdlibExecutor):
             on_lost=settings.on_lost,
             call_timeout=settings.call_timeout,
             journal=journal,
+            **driven,
         )
-        return each.results(self)
 
     def _observe(
         self, fn: Callable[..., Any], job: Job, traits: Traits, total: int | None
@@ -542,6 +541,7 @@ class PoolExecutor(_StdlibExecutor):
         fn: Callable[..., Any],
         /,
         *iterables: Iterable[Any] | AsyncIterable[Any],
+        chunksize: int | _Unset | None = _UNSET,
         buffersize: int | _Unset | None = _UNSET,
         timeout: float | _Unset | None = _UNSET,
         seed: Any = _UNSET,
@@ -550,17 +550,16 @@ class PoolExecutor(_StdlibExecutor):
     ) -> AsyncIterator[Any]:
         """The results of ``fn(*items)``, for ``async for``; the event loop never waits for a call.
 
-        Any of `iterables` may be asynchronous. Each item is one call. Other settings come from `options`.
+        Any of `iterables` may be asynchronous. Other settings come from `options`.
 
         Parameters
         ----------
         fn : callable
             A plain function: it runs on a worker.
         *iterables : iterable or asynchronous iterable
-            The shortest ends it. Read in the event loop, no further ahead than `buffersize`.
-        buffersize : int, optional
-            At most so many items are read but not yet returned, >= 1. None: four for each worker.
-        timeout, seed, ordered, errors
+            The shortest ends it. Read in the event loop, no further ahead than `buffersize`. What an asynchronous one
+            has ready is sent at once while a worker is idle.
+        chunksize, buffersize, timeout, seed, ordered, errors
             As for `map`.
 
         Returns
@@ -580,22 +579,13 @@ class PoolExecutor(_StdlibExecutor):
         """
         from anypool._amap import amap
 
-        _check_callable(fn)
-        if errors not in ("raise", "return"):
-            raise ConfigError(f"errors must be 'raise' or 'return', not {errors!r}")
-        said = {"buffersize": buffersize, "timeout": timeout, "seed": seed}
-        _check_count("buffersize", None if buffersize is _UNSET else buffersize)
-        view = self.options(**{name: value for name, value in said.items() if value is not _UNSET})
-        settings = view.settings
-        return amap(
-            view,
-            fn,
-            iterables,
-            buffersize=settings.buffersize,
-            timeout=settings.timeout,
-            ordered=ordered,
-            returns_errors=errors == "return",
-        )
+        _check_call(fn, errors)
+        view = self._with(timeout=timeout, chunksize=chunksize, buffersize=buffersize, seed=seed)
+
+        def make_map(items: Iterator[Any], **driven: Any) -> Map:
+            return view._make_map(fn, items, iterables, len(iterables) != 1, ordered, errors, **driven)
+
+        return amap(view._dispatcher, make_map, iterables, view.settings.timeout)
 
     def as_runner(self) -> Runner:
         """This executor as an `elementwise_runner` of pymoo: ``runner(f, X)`` is the list of ``f(x)``."""
@@ -756,6 +746,12 @@ def _accept_seed(options: dict[str, Any]) -> None:
 def _check_callable(fn: object) -> None:
     if not callable(fn):
         raise TypeError(f"a function is needed: {reprlib.repr(fn)} ({type(fn).__qualname__}) is not callable")
+
+
+def _check_call(fn: object, errors: object) -> None:
+    _check_callable(fn)
+    if errors not in ("raise", "return"):
+        raise ConfigError(f"errors must be 'raise' or 'return', not {errors!r}")
 
 
 def _check_count(name: str, value: object) -> None:

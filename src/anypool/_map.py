@@ -30,7 +30,7 @@ from anypool._dispatch import Dispatcher
 from anypool._envelope import Envelope, Job, Reply
 from anypool._flow import Flow, Part
 from anypool._stores import Outbox
-from anypool._task import LOOKS_UP_AFTER, Task
+from anypool._task import LOOKS_UP_AFTER, SENT, Task
 from anypool._weight import HEAVIEST_CHUNK, read_weighing
 from anypool.errors import ExecutorClosed
 
@@ -105,6 +105,10 @@ class Map:
         What has run before, and is not run again. Closed with the map.
     observer : Observer, optional
         Is told what happens; with None nothing is spent on it.
+    readable : callable, optional
+        How many items can be read now without waiting for them; `NEVER` once the input has no more to wait for.
+    arrivals : SimpleQueue, optional
+        Where what arrives is put.
     """
 
     def __init__(
@@ -128,8 +132,11 @@ class Map:
         call_timeout: float | None = None,
         journal: Journal | None = None,
         observer: Observer | None = None,
+        readable: Callable[[], int] | None = None,
+        arrivals: SimpleQueue[tuple[ChunkTask, Any, Any, float]] | None = None,
     ) -> None:
         self._dispatcher = dispatcher
+        self._readable = readable
         self._runs_in_submit = dispatcher.start()[1].synchronous
         self._observer = observer
         self._job = job
@@ -145,7 +152,7 @@ class Map:
         self._chunksize = chunksize
         self._buffersize = buffersize
         self._flow = Flow(buffersize or _WINDOW_ITEMS_PER_WORKER * workers, ordered=ordered)
-        self._arrivals: SimpleQueue[tuple[ChunkTask, Any, Any, float]] = SimpleQueue()
+        self._arrivals: SimpleQueue[tuple[ChunkTask, Any, Any, float]] = SimpleQueue() if arrivals is None else arrivals
         self._out: set[ChunkTask] = set()
         self._input_ended = False
         self._fails_at = NEVER  # the lowest item known to fail: nothing behind it will be delivered
@@ -267,6 +274,83 @@ class Map:
         if self._observer is not None:
             self._observer.ended()
 
+    # --- for `amap`, which must not wait ----------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Send the first chunks."""
+        if self._observer is not None:
+            self._observer.began()
+        self._begin()
+
+    def take(self) -> tuple[int, tuple[int, Reply, Sequence[Any]]] | None:
+        """Take in what has arrived, and send what there is room for; the next answer in order, if it is there."""
+        with self._lock:
+            while not self._arrivals.empty():
+                self._absorb(self._arrivals.get())
+            if not (self._runs_in_submit and self._flow.has_ready):
+                self._pump()
+            return self._flow.take_ready()
+
+    def results_of(self, answer: tuple[int, tuple[int, Reply, Sequence[Any]]]) -> Iterator[Any]:
+        """Its values; shows output in its place, and raises what ends the map."""
+        length, (start, reply, items) = answer
+        if reply.errors or reply.events:
+            yield from self._one_by_one(start, reply, items)
+        else:
+            reply.values.reverse()
+            yield from map(list.pop, repeat(reply.values, length))
+        self._delivered(start, length)
+
+    @property
+    def room(self) -> int:
+        """How many more items may be read now."""
+        return 0 if self._is_cancelled or self._fails_at < NEVER else self._flow.room
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will arrive, or be there to be sent.
+
+        Raises
+        ------
+        CancelledError
+            Because the executor was shut down.
+        """
+        if self._out or self._later:
+            return False
+        self._check_complete()
+        return self._is_done
+
+    def patience(self, deadline: float | None) -> float | None:
+        """For how long to wait, in seconds, unless something arrives; None: for ever."""
+        longest = math.inf if self._observer is None else self._observer.waits(LOOKS_UP_AFTER)
+        for due in (deadline, self._later[0][0] if self._later else None):
+            if due is not None:
+                longest = min(longest, due - monotonic())
+        return None if longest == math.inf else max(0.0, longest)
+
+    def check_end(self) -> None:
+        """Say what there is to say at the end of the results.
+
+        Raises
+        ------
+        Exception
+            What reading the input raised.
+        """
+        self._report_random()
+        if self._input_error is not None:
+            raise self._input_error
+
+    def leave(self) -> list[ChunkTask]:
+        """Take back what has not begun; what still runs."""
+        self.cancel()
+        return [task for task in self._out if task.state == SENT]
+
+    def close(self) -> None:
+        """Free what the map holds. Idempotent."""
+        if not self._is_closed:
+            self._is_closed = True
+            self._close()
+
     # --- for the dispatcher ---------------------------------------------------------------------------
 
     @property
@@ -317,7 +401,8 @@ class Map:
     def cancel(self, *, end_running: bool = True) -> None:
         """Send nothing more, take back what has not begun; what runs need not be waited for, unless the map failed."""
         self._is_cancelled = True
-        for task in list(self._out):
+        # The last first: else those behind would take the place of the first, and begin.
+        for task in sorted(self._out, key=lambda task: task.start, reverse=True):
             task.is_wanted = not end_running
             if self._dispatcher.withdraw(task):
                 task.withdrawn()
@@ -401,8 +486,11 @@ class Map:
             if self._buffersize is None:
                 self._flow.window = max(self._flow.window, plan.size * self._workers * _WINDOW_CHUNKS_PER_WORKER)
             ahead = 0 if self._journal is None else self._journal.ahead(self._flow.items_read)
+            size = min(max(plan.size, ahead), self._flow.room)
+            if self._readable is not None and not (size := min(size, self._readable())):
+                return None
             began = 0.0 if self._observer is None else perf_counter()
-            items = self._read(min(max(plan.size, ahead), self._flow.room))
+            items = self._read(size)
             if self._observer is not None:
                 is_all = self._input_ended and self._input_error is None
                 self._observer.read(began, len(items), self._flow.items_read + len(items) if is_all else None)
