@@ -25,7 +25,7 @@ import pytest
 
 from anypool import _context_extensions
 from anypool._context import capture_context
-from anypool._context_apply import apply
+from anypool._context_apply import apply, leave_nothing
 from anypool._context_extensions import register_context
 from anypool._context_numbers import isolated
 from anypool._context_snapshot import ContextSnapshot
@@ -215,7 +215,7 @@ def test_variables_of_a_script_and_of_a_closure_reach_another_process(tmp_path: 
     """
     worker = """
     import pickle, sys
-    from anypool._context_apply import apply
+    from anypool._context_apply import apply, leave_nothing
     with open(sys.argv[1], "rb") as file:
         function, snapshot = pickle.load(file)
     function = pickle.loads(function)
@@ -540,6 +540,61 @@ def test_an_extension_whose_setting_cannot_be_sent_is_skipped_and_named() -> Non
 
 
 # --- what stays ---------------------------------------------------------------------------------------------
+
+
+def test_a_process_of_the_pools_own_stays_as_it_is_until_something_else_is_needed(
+    level: Callable[[str, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONTEXT_A", "caller")
+    level("context.a", logging.DEBUG)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", OurWarning)
+        strict = sent(capture_context(("CONTEXT_A",)))
+    level("context.a", logging.ERROR)
+    lenient = sent(capture_context(("CONTEXT_A",)))
+    monkeypatch.setenv("CONTEXT_A", "worker")
+
+    def now() -> tuple[bool, int, str | None]:
+        is_strict = ("error", None, OurWarning, None, 0) in warnings.filters
+        return is_strict, logging.getLogger("context.a").level, os.environ.get("CONTEXT_A")
+
+    assert on_worker(strict, now, stays=True) == (True, logging.DEBUG, "caller")
+    assert now() == (True, logging.DEBUG, "caller")
+    assert on_worker(lenient, now, stays=True) == (False, logging.ERROR, "caller")
+    assert on_worker(strict, now, stays=True) == (True, logging.DEBUG, "caller")
+    leave_nothing()
+    assert now() == (False, logging.ERROR, "worker")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda: warnings.resetwarnings(),
+        lambda: logging.getLogger("context.a").setLevel(logging.CRITICAL),
+        lambda: logging.disable(logging.CRITICAL),
+        lambda: os.environ.__setitem__("CONTEXT_A", "a call's"),
+        lambda: os.environ.pop("CONTEXT_A"),
+    ],
+    ids=["filters", "level", "disable", "variable", "no variable"],
+)
+def test_what_a_call_changes_in_a_process_that_stays_does_not_reach_the_next_chunk(
+    change: Callable[[], object], level: Callable[[str, int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONTEXT_A", "caller")
+    monkeypatch.setattr(logging.root.manager, "disable", 0)  # what a call has disabled stays so here
+    level("context.a", logging.DEBUG)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", OurWarning)
+        snapshot = sent(capture_context(("CONTEXT_A",)))
+
+        def now() -> tuple[Any, ...]:
+            levels = logging.getLogger("context.a").level, logging.root.manager.disable
+            return warnings.filters[0], *levels, os.environ.get("CONTEXT_A")
+
+        wanted = on_worker(snapshot, now, stays=True)
+        on_worker(snapshot, change, stays=True)
+        assert on_worker(snapshot, now, stays=True) == wanted
+        leave_nothing()
 
 
 def test_a_snapshot_that_failed_to_apply_leaves_nothing_behind(level: Callable[[str, int], None]) -> None:

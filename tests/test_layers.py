@@ -55,6 +55,7 @@ _raised_pack          L2  the worker's side: an exception becomes plain data
 _raised_unpack        L2  the caller's side: itself again, or the nearest there is
 _relay_settings       L2  which output of a call comes home
 _relay_events         L2  what was captured, as plain data
+_relay_hooks          L2  a hook of this process that is put in its place, and taken off again
 _relay_owner          L2  whose output it is
 _relay_streams        L2  what a call writes to stdout and stderr, tapped and written again
 _relay_warnings       L2  what a call warns, tapped and warned again
@@ -89,6 +90,7 @@ _packing              L2  envelopes and replies as plain tuples of bytes
 _worker               L2  all that ever runs on a worker
 _adopted              L2  what makes a process that another library started a good worker
 backend               L3  the contract for authors of backends
+_native_future        L3  the futures of pools of our own, without a lock until somebody waits
 _bridge               L3  from executors of the stdlib's kind to the contract
 _worker_end           L3  how a worker came to its end, in words
 _lane                 L3  a loky pool of one worker, with the tokens that say which of its calls have begun

@@ -94,11 +94,15 @@ class Attempts:
         self._runs: dict[int, _Runs] = {}
         self._unbegun: dict[int, int] = {}
 
+    def are_over(self, count: int, reply: Reply) -> bool:
+        """Whether `reply` to `count` items is all there is to be said: each ran once, and none failed."""
+        return not reply.errors and not self._runs and len(reply.values) == count
+
     def settle(self, start: int, items: Sequence[Any], reply: Reply) -> Outcome:
         """What to do after a reply to the chunk `items` that begins with item `start`."""
-        done = len(reply.values)
-        if done == len(items) and not reply.errors and not self._runs:
+        if self.are_over(len(items), reply):
             return Outcome(held=[(start, reply, ())])
+        done = len(reply.values)
         outcome = Outcome()
         self._settle(start, items, reply, outcome)
         if done < len(items):
@@ -227,14 +231,15 @@ def _failed(error: BaseException) -> Reply:
 
 def _piece(reply: Reply, first: int, end: int) -> Reply:
     """The part of `reply` from offset `first` to `end`."""
-    return Reply(
+    piece = Reply(
         reply.values[first:end],
         {offset - first: error for offset, error in reply.errors.items() if first <= offset < end},
         [(event[0] - first, *event[1:]) for event in reply.events if first <= event[0] < end],
         reply.seconds,
         reply.worker,
-        reply.random_used,
     )
+    piece.random_used = reply.random_used
+    return piece
 
 
 def _copy(error: BaseException) -> BaseException:

@@ -18,7 +18,8 @@ are in or have a public API that is used instead. Variables without such a home 
 library: skipped, unless a function that was sent refers to one (`reduce_contextvar`). A value that cannot be
 pickled is skipped too; of a public variable (one whose name has no leading underscore) that is said once.
 
-What belongs to a process is shared by the calls that run in it at once: see `_context_process`.
+What belongs to a process is shared by the calls that run in it at once: see `_context_process`. A worker process of the
+pool's own is left as its last chunk had it, until something else is needed there.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ import itertools
 import logging
 import os
 import pickle
+import sys
 import uuid
 from collections.abc import Sequence
 from contextvars import Context, ContextVar, copy_context
@@ -90,7 +92,9 @@ class _Seen:
 
     def still_holds(self, marks: tuple[Any, ...], here: Context) -> bool:
         """Whether a snapshot that is taken now would be the same."""
-        return self.marks == marks and hold_the_same(self.here, here) and all(starmap(homes.holds, self.carried))
+        if self.marks != marks or not hold_the_same(self.here, here):
+            return False
+        return not self.carried or all(starmap(homes.holds, self.carried))
 
 
 class _Capturer:
@@ -123,9 +127,9 @@ class _Capturer:
         filters = tuple(current_filters())
         levels = self._current_levels()
         disabled = logging.root.manager.disable
-        decimal = decimal_arguments()
-        errstate = errstate_now(dumps)
-        environment = tuple([(name, os.environ.get(name)) for name in env])
+        decimal = decimal_arguments() if "decimal" in sys.modules else None
+        errstate = errstate_now(dumps) if "numpy" in sys.modules else None
+        environment = tuple([(name, os.environ.get(name)) for name in env]) if env else ()
         marks = (dumps, filters, levels, disabled, decimal, errstate, environment, homes.version(), registered())
         seen = self._seen
         if seen is not None and seen.still_holds(marks, here):

@@ -18,13 +18,18 @@ from anypool._context_snapshot import PLAIN, ContextSnapshot, Loads
 from anypool._context_variables import contextvar_at
 from anypool._frames import stacklevel_of_user
 
-__all__ = ["apply"]
+__all__ = ["apply", "leave_nothing"]
 
 _SNAPSHOTS_KEPT = 16
 
 
 def apply(
-    snapshot: ContextSnapshot, *, exclusive: bool = True, in_caller: bool = False, loads: Loads = pickle.loads
+    snapshot: ContextSnapshot,
+    *,
+    exclusive: bool = True,
+    in_caller: bool = False,
+    stays: bool = False,
+    loads: Loads = pickle.loads,
 ) -> AbstractContextManager[Context]:
     """Return a context manager, for one chunk, whose value is the `contextvars.Context` of its calls.
 
@@ -38,6 +43,9 @@ def apply(
     in_caller : bool
         This is the caller's process: what belongs to the process is left alone. So it is, too, with a
         snapshot that shares memory.
+    stays : bool
+        The process is the pool's own: what belongs to it is put back only when something else is needed, by the next
+        chunk or by `leave_nothing`.
     loads : callable
         The inverse of the `dumps` that the snapshot was taken with.
 
@@ -48,7 +56,12 @@ def apply(
     """
     if snapshot.here is not None:
         return _Local(snapshot, snapshot.here, loads)
-    return _Foreign(snapshot, exclusive, in_caller, loads)
+    return _Foreign(snapshot, exclusive, in_caller, stays, loads)
+
+
+def leave_nothing() -> None:
+    """Put back what stayed: code of the user's is about to be run outside of any call, say to load a function."""
+    process.restore()
 
 
 class _Local:
@@ -83,10 +96,11 @@ class _Local:
 class _Foreign:
     """Applies a snapshot that was sent."""
 
-    def __init__(self, snapshot: ContextSnapshot, exclusive: bool, in_caller: bool, loads: Loads) -> None:
+    def __init__(self, snapshot: ContextSnapshot, exclusive: bool, in_caller: bool, stays: bool, loads: Loads) -> None:
         self._snapshot = snapshot
         self._exclusive = exclusive
         self._in_caller = in_caller
+        self._stays = stays
         self._loads = loads
         self._stack: ExitStack | None = None
 
@@ -116,7 +130,7 @@ class _Foreign:
 
     def _leave(self) -> None:
         if not self._in_caller:
-            process.leave()
+            process.leave(stays=self._stays)
 
     def _set_variables(self, prepared: _Prepared) -> None:
         for var, value in prepared.plain_variables:
@@ -149,6 +163,7 @@ def _prepare(snapshot: ContextSnapshot, loads: Loads) -> _Prepared:
     prepared = _prepared.get(snapshot.key)
     if prepared is not None:
         return prepared
+    leave_nothing()
     plain: list[tuple[ContextVar[Any], Any]] = []
     other: list[tuple[ContextVar[Any], bytes]] = []
     for module, name, label, default, packed in snapshot.variables:

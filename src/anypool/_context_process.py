@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -35,11 +35,8 @@ def levels_mark() -> object:
 
 
 # Python 3.14 may keep the filters of `catch_warnings` in the context.
-_get_filters = getattr(warnings, "_get_filters", lambda: warnings.filters)
-
-
-def current_filters() -> Sequence[tuple[Any, ...]]:
-    return cast("Sequence[tuple[Any, ...]]", _get_filters())
+current_filters: Callable[[], Sequence[tuple[Any, ...]]]
+current_filters = getattr(warnings, "_get_filters", lambda: warnings.filters)
 
 
 def packed_filters(filters: Sequence[tuple[Any, ...]], dumps: Dumps) -> Iterator[tuple[Any, ...]]:
@@ -107,23 +104,45 @@ class _Process:
         self._levels_before: list[tuple[logging.Logger, int, int]] = []
         self._environment_before: list[tuple[str, str | None]] = []
         self._is_unchanged = False
+        self._environment: Sequence[tuple[str, str | None]] = ()
+        self._mark: object = None
 
     def enter(self, settings: ProcessSettings, *, sets_environment: bool) -> None:
         with self._lock:
             applied = self._applied
-            if applied is None or applied.key != settings.key:
-                if applied is not None:
-                    self._restore(applied)
-                self._apply(settings, settings.environment if sets_environment else ())
+            if applied is not None and (applied.key != settings.key or not (self._holders or self._still_holds())):
+                self._restore(applied)
+                applied = None
+            if applied is None:
+                self._environment = settings.environment if sets_environment else ()
+                self._apply(settings, self._environment)
                 self._applied = settings
+                self._mark = levels_mark()
             self._holders += 1
 
-    def leave(self) -> None:
+    def leave(self, *, stays: bool) -> None:
+        """A chunk has ended. `stays`: leave the process as it is, in case that the next one wants the same."""
         with self._lock:
             self._holders -= 1
+        if not stays:
+            self.restore()
+
+    def restore(self) -> None:
+        """Have the process as it was, unless a chunk runs."""
+        with self._lock:
             if self._holders == 0 and self._applied is not None:
                 self._restore(self._applied)
                 self._applied = None
+
+    def _still_holds(self) -> bool:
+        """Whether the process is as the last chunk found it: a call may have changed what is to hold for the next."""
+        assert self._applied is not None
+        return (
+            warnings.filters == self._filters
+            and levels_mark() is self._mark
+            and logging.root.manager.disable == self._applied.disabled
+            and all(os.environ.get(name) == value for name, value in self._environment)
+        )
 
     def _apply(self, settings: ProcessSettings, environment: Sequence[tuple[str, str | None]]) -> None:
         self._filters_before = cast("list[Any]", warnings.filters)
@@ -168,7 +187,7 @@ class _Process:
             _set_filters(self._filters_before)
         # A level that a call has set since, say by an import, is kept.
         undone = [(logger, before) for logger, before, level in self._levels_before if logger.level == level]
-        whole = len(undone) == len(self._levels_before)
+        whole = len(undone) == len(self._levels_before) and levels_mark() is self._mark
         _set_levels(undone)
         if self._disabled_before != settings.disabled == logging.root.manager.disable:
             logging.disable(self._disabled_before)

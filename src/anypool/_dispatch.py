@@ -85,6 +85,7 @@ class Dispatcher:
         self._is_stopped = False  # ... and the backend is gone
         self._pid = os.getpid()
         self._stores: Stores | None = None
+        self._has_looked_for_stores = False
         self._tickets: Tickets | None = None
         self._alarms: Alarms | None = None
         self._delayed: set[Task] = set()  # counted as queued
@@ -299,8 +300,9 @@ class Dispatcher:
     @property
     def stores(self) -> Stores | None:
         """Where large buffers go, if there is a better way for them than in the pickle."""
-        if self._stores is None:
+        if not self._has_looked_for_stores:
             self._stores = self._make_stores(self.start()[1])
+            self._has_looked_for_stores = True
         return self._stores
 
     @property
@@ -477,9 +479,11 @@ class Dispatcher:
         task.native = None
         in_peace = False
         try:
-            if native.cancelled():
-                task.deliver(None, BackendError("the pool was stopped before the call ran"))
-            elif (error := native.exception()) is not None:
+            try:
+                error = native.exception()
+            except CancelledError:
+                error = BackendError("the pool was stopped before the call ran")
+            if error is not None:
                 assert self._started is not None
                 own = own_error(error, task, self.backend.name, self._started[1].lost)
                 reply = kept_reply(task.seen)

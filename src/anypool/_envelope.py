@@ -145,7 +145,6 @@ class Worker:
         return f"{backend}pid {self.pid} on {self.host}, thread {self.thread}"
 
 
-@dataclass(slots=True)
 class Reply:
     """What came of one chunk. Fewer values than items: the rest was not begun.
 
@@ -153,17 +152,23 @@ class Reply:
     is the relayed output, each with its offset; `seconds` is the time that the calls took. `receipts` has the times
     of each call, where they are wanted (see `_observed`). `pickles` are what the first `pickled` values were noted as,
     so that they need not be pickled again. `is_plain`: the values are small and hold nothing else.
+
+    No dataclass: what is rare is the class's until it is set.
     """
 
-    values: list[Any]
-    errors: dict[int, BaseException]
-    events: list[Any]
-    seconds: float
-    worker: Worker
     random_used: Collection[str] = ()
     broken: BaseException | None = None
     receipts: bytes | None = None
     pickles: Sequence[bytes] = ()
-    pickled: int = 0
-    weight: int = 0  # bytes of `values`, where they were not packed
-    is_plain: bool = False
+    pickled = 0
+    weight = 0  # bytes of `values`, where they were not packed
+    is_plain = False
+
+    def __init__(
+        self, values: list[Any], errors: dict[int, BaseException], events: list[Any], seconds: float, worker: Worker
+    ) -> None:
+        self.values = values
+        self.errors = errors
+        self.events = events
+        self.seconds = seconds
+        self.worker = worker

@@ -20,7 +20,7 @@ from anypool._call_text import add_note, name_of, on_worker, short_call
 from anypool._current import running
 from anypool._dispatch import Dispatcher
 from anypool._envelope import Job, Reply
-from anypool._futures import CallFuture, CallTask, Shelf
+from anypool._futures import CallFuture, Calls, CallTask, Shelf
 from anypool._jobs import Jobs
 from anypool._map import Map
 from anypool._retry import as_retry
@@ -145,12 +145,17 @@ class PoolExecutor(_StdlibExecutor):
         self._dispatcher = Dispatcher(_leased(backend) if settings.reuse else backend, at_end=end)
         self._jobs = Jobs(settings, self._dispatcher)
         self._submitted = itertools.count()
-        self._attempts = Attempts(as_retry(settings.retries), settings.on_lost)
+        self._calls = self._calls_of(settings)
         # An executor that nobody shut down ends when nobody can use it any more.
         self._finalizer = weakref.finalize(self, self._dispatcher.shutdown, wait=False)
         # The registry of finalizers holds the dispatcher, an error of which may hold frames that hold this executor.
         self._at_end.append(self._finalizer.detach)
         self._finalizer.atexit = False  # the dispatchers that run at exit are finished together, and waited for
+
+    def _calls_of(self, settings: Settings) -> Calls:
+        attempts = Attempts(as_retry(settings.retries), settings.on_lost)
+        is_watched = settings.progress is not False or settings.trace is not False
+        return Calls(self._dispatcher, self._shelf, attempts, limit=settings.call_timeout, is_watched=is_watched)
 
     # --- calls ----------------------------------------------------------------------------------------
 
@@ -171,41 +176,27 @@ class PoolExecutor(_StdlibExecutor):
         """
         _check_callable(fn)
         traits = self._start()
-        settings = self._settings
-        if settings.call_timeout is not None:
+        if self._calls.limit is not None:
             self._dispatcher.check_stops_calls()
         future = CallFuture()
-        call = (args, kwargs)
-
-        def annotate(exc: BaseException, reply: Reply) -> None:
-            add_note(exc, f"{name_of(fn)}{short_call(args, kwargs)}{on_worker(reply.worker)}")
-
         index = next(self._submitted)  # the n-th call has the n-th stream of a seed
         try:
-            job = self._jobs.make(fn, "call", traits)
+            job, head = self._jobs.for_call(fn, traits)
         except SendError as exc:
             future.set_running_or_notify_cancel()
             future.set_exception(exc)
             return future
         watch, began = None, 0.0
-        if settings.progress is not False or settings.trace is not False:
+        if self._calls.is_watched:
             began = perf_counter()
             watch, job = self._watch_submitted(job, traits)
-        around = self._jobs.pack_around(job, traits)
-        task = CallTask(
-            job,
-            around,
-            index,
-            call,
-            self._dispatcher,
-            future,
-            self._shelf,
-            annotate,
-            self._attempts,
-            settings.call_timeout,
-        )
-        if watch is not None:
-            future._watched = watch.add(name_of(fn), index, call, task.payload, began)
+            head = self._jobs.pack_head(job, traits)
+        call = (args, kwargs)
+        task = CallTask(self._calls, job, head, index, fn, call, future)
+        if watch is None:
+            self._dispatcher.submit(task)
+            return future
+        future._watched = watch.add(name_of(fn), index, call, task.payload, began)
         try:
             self._dispatcher.submit(task)
         except BaseException:  # it was shut down meanwhile, or Ctrl-C: nobody gets the future
@@ -388,7 +379,7 @@ class PoolExecutor(_StdlibExecutor):
             add_note(exc, f"item {index}, {name_of(fn)}{short_call(args, {})}{on_worker(reply.worker)}")
 
         style: Literal["one", "star"] = "star" if star else "one"
-        job = self._jobs.make(fn, style, traits, keep_going=errors == "return")
+        job = self._jobs.for_map(fn, style, traits, keep_going=errors == "return")
         journal = None
         if settings.journal is not None:
             from anypool._journal import Journal
@@ -401,7 +392,7 @@ class PoolExecutor(_StdlibExecutor):
             self._dispatcher,
             job,
             items,
-            around_bytes=self._jobs.pack_around(job, traits),
+            head=self._jobs.pack_head(job, traits),
             total=_length(iterables),
             at_hand=AT_HAND.issuperset(map(type, iterables)),
             workers=self.max_workers,
@@ -533,7 +524,7 @@ class PoolExecutor(_StdlibExecutor):
         view.__dict__.update(self.__dict__, _settings=changed, _parent=self)
         view._jobs = Jobs(changed, self._dispatcher, of=self._jobs)
         view._submitted = itertools.count()
-        view._attempts = Attempts(as_retry(changed.retries), changed.on_lost)
+        view._calls = view._calls_of(changed)
         return view
 
     def amap(

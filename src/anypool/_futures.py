@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from anypool import _packing
+from anypool._call_text import add_note, name_of, on_worker, short_call
 from anypool._dispatch import Dispatcher
 from anypool._envelope import Envelope, Job, Reply
 from anypool._stores import Outbox
@@ -20,7 +21,7 @@ from anypool.errors import ExecutorClosed
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from anypool._attempts import Attempts
+    from anypool._attempts import Attempts, Outcome
     from anypool._submitted import WatchedCall
 
 _STOPS_WITHIN = 5.0
@@ -95,12 +96,27 @@ class CallFuture(Future[Any]):
     def _invoke_callbacks(self) -> None:  # the stdlib's, called when it is done
         if self._watched is not None:
             self._watched.gone(self._exception)  # cancelled, or failed by trouble of the pool's; else told before
+        if not self._done_callbacks:  # type: ignore[attr-defined]
+            return
         invoke: Callable[[], object] = super()._invoke_callbacks  # type: ignore[misc]
         call_back, self._call_back = self._call_back, None
-        if call_back is not None and self._done_callbacks:  # type: ignore[attr-defined]
+        if call_back is not None:
             call_back(invoke)
         else:
             invoke()
+
+    def _succeed(self, value: Any) -> None:
+        """Have the result `value`, unless it was cancelled: two steps of the stdlib's in one, where that can be."""
+        with self._condition:
+            at_once = self._state == "PENDING" and not self._waiters
+            if at_once:
+                self._result = value
+                self._state = "FINISHED"
+                self._condition.notify_all()
+        if at_once:
+            self._invoke_callbacks()
+        elif self._state == "RUNNING" or self.set_running_or_notify_cancel():
+            self.set_result(value)
 
     def cancel(self) -> bool:
         """Cancel the call if it has not begun on a worker; whether it is cancelled."""
@@ -164,76 +180,109 @@ class CallFuture(Future[Any]):
             output.show()
 
 
+class Calls:
+    """What is the same for all submitted calls of an executor, or of a view of it.
+
+    Parameters
+    ----------
+    dispatcher : Dispatcher
+        Who sends them.
+    shelf : Shelf
+        Where their output waits.
+    attempts : Attempts
+        What becomes of those that fail.
+    limit : float or None
+        Seconds that each may run.
+    is_watched : bool
+        Somebody shows their progress or keeps receipts.
+    """
+
+    def __init__(
+        self, dispatcher: Dispatcher, shelf: Shelf, attempts: Attempts, *, limit: float | None, is_watched: bool
+    ) -> None:
+        self.dispatcher = dispatcher
+        self.shelf = shelf
+        self.attempts = attempts
+        self.limit = limit
+        self.is_watched = is_watched
+
+
 class CallTask(Task):
     """One submitted call; sent again where its policies say so.
 
     Parameters
     ----------
+    calls : Calls
+        What it has in common with others.
     job : Job
         What it runs.
-    around_bytes : bytes or None
-        The job's surroundings, packed; None where the call travels as it is.
+    head : bytes or None
+        What is the same for all envelopes of `job`, packed; None where the call travels as it is.
     index : int
         Its place in the order of submission: that of its random numbers.
-    call : tuple
-        ``(args, kwargs)``.
+    fn, call : callable, tuple
+        Its function, and ``(args, kwargs)``.
+    future : CallFuture
+        Who waits for it.
     """
 
     def __init__(
         self,
+        calls: Calls,
         job: Job,
-        around_bytes: bytes | None,
+        head: bytes | None,
         index: int,
+        fn: Callable[..., Any],
         call: tuple[tuple[Any, ...], dict[str, Any]],
-        dispatcher: Dispatcher,
         future: CallFuture,
-        shelf: Shelf,
-        annotate: Callable[[BaseException, Reply], None],
-        attempts: Attempts,
-        limit: float | None,
     ) -> None:
-        payload, outbox = _pack(job, around_bytes, index, call, dispatcher)
-        super().__init__(payload, outbox, limit)
+        payload, outbox = _pack(job, head, index, call, calls.dispatcher)
+        super().__init__(payload, outbox, calls.limit)
+        self._calls = calls
         self._job: Job | None = job
-        self._around_bytes = around_bytes
+        self._head = head
         self._index = index
+        self._fn = fn
         self._call = call
         # Packed once, so that what the caller changes meanwhile does not reach another run; but large buffers are
         # gone with the worker that took them.
         self._packed = payload if outbox is None or outbox.is_empty else None
-        self.dispatcher = dispatcher
         self._future: CallFuture | None = future
-        self._shelf = shelf
-        self._place = shelf.place()
-        self._annotate = annotate
-        self._attempts = attempts
+        self._place = calls.shelf.place()
         future._task = self
 
+    @property
+    def dispatcher(self) -> Dispatcher:
+        """Who sends it."""
+        return self._calls.dispatcher
+
     def deliver(self, reply: Any, error: BaseException | None) -> None:
+        attempts = self._calls.attempts
         watched = self._future._watched if self._future is not None else None
         arrived_at = 0.0 if watched is None else perf_counter()
         try:
             if error is not None:
                 if watched is not None:
                     watched.arrived(None, None, arrived_at, self.sent_at)
-                outcome = self._attempts.settle_loss(self._index, (self._call,), error, self.seen)
+                outcome: Outcome | None = attempts.settle_loss(self._index, (self._call,), error, self.seen)
             else:
                 packed, reply = reply, _packing.unpack_reply(reply) if type(reply) is tuple else reply
                 if watched is not None:
                     watched.arrived(packed, reply, arrived_at, self.sent_at)
                 if reply.broken is not None:
                     raise self.dispatcher.fail_initializer(reply.broken)
-                outcome = self._attempts.settle(self._index, (self._call,), reply)
+                is_over = attempts.are_over(1, reply)
+                outcome = None if is_over else attempts.settle(self._index, (self._call,), reply)
         except BaseException as exc:  # ours: a reply that cannot be read; whoever waits must not wait for ever
             future = self._take_future()
-            future._call_back = self.dispatcher.call_back
             if future.set_running_or_notify_cancel():
                 future.set_exception(exc)
             return
+        if outcome is None:
+            self._settle(self._take_future(), reply, {})
+            return
         if outcome.held:
-            future = self._take_future()
-            future._call_back = self.dispatcher.call_back
-            self._settle(future, outcome.held[0][1], outcome.attempts)
+            self._settle(self._take_future(), outcome.held[0][1], outcome.attempts)
             return
         seconds = outcome.later[0][0] if outcome.later else 0.0
         again = self._next_run()
@@ -259,26 +308,28 @@ class CallTask(Task):
     def _pack_again(self) -> None:
         job = self._job
         if job is not None:  # else it was cancelled
-            self.payload, self._outbox = _pack(job, self._around_bytes, self._index, self._call, self.dispatcher)
+            self.payload, self._outbox = _pack(job, self._head, self._index, self._call, self.dispatcher)
 
     def _settle(self, future: CallFuture, reply: Reply, attempts: dict[int, int]) -> None:
         error = reply.errors.get(0)
         if error is not None and error is self.ended_by and isinstance(error, CancelledError):
             future._cancel_now()
             return
-        if not future.set_running_or_notify_cancel():
-            return
         watched = future._watched
-        if watched is not None:
-            watched.ended(reply, attempts)
-        if reply.events:
-            output = Output(reply.events, str(reply.worker), nullcontext if watched is None else watched.aside)
-            future._output = (self._shelf, self._place, output)
-            self._shelf.put(self._place, output)
+        if watched is not None or reply.events:
+            if not future.set_running_or_notify_cancel():
+                return
+            if watched is not None:
+                watched.ended(reply, attempts)
+            if reply.events:
+                output = Output(reply.events, str(reply.worker), nullcontext if watched is None else watched.aside)
+                future._output = (self._calls.shelf, self._place, output)
+                self._calls.shelf.put(self._place, output)
         if error is None:
-            future.set_result(reply.values[0])
-        else:
-            self._annotate(error, reply)
+            future._succeed(reply.values[0])
+        elif future._state == "RUNNING" or future.set_running_or_notify_cancel():
+            args, kwargs = self._call
+            add_note(error, f"{name_of(self._fn)}{short_call(args, kwargs)}{on_worker(reply.worker)}")
             future.set_exception(error)
 
     def withdrawn(self) -> None:
@@ -292,26 +343,27 @@ class CallTask(Task):
     def free(self) -> None:
         super().free()
         job, self._job = self._job, None
-        if job is not None and isinstance(job.fn, tuple) and (stores := self.dispatcher.stores) is not None:
+        if job is not None and type(job.fn) is tuple and (stores := self.dispatcher.stores) is not None:
             stores.release_function(job.fn)
 
     def _take_future(self) -> CallFuture:
         future, self._future = self._future, None
         assert future is not None
         future._task = None
+        future._call_back = self._calls.dispatcher.call_back
         return future
 
 
 def _pack(
     job: Job,
-    around_bytes: bytes | None,
+    head: bytes | None,
     index: int,
     call: tuple[tuple[Any, ...], dict[str, Any]],
     dispatcher: Dispatcher,
 ) -> tuple[Any, Outbox | None]:
     """What a backend gets for one call, and what holds its large buffers."""
-    if around_bytes is None:
+    if head is None:
         return Envelope(job, index, (call,), 1), None
     stores = dispatcher.stores
     outbox = Outbox(stores) if stores else None
-    return _packing.pack(job, around_bytes, index, (call,), None, outbox.store if outbox else None), outbox
+    return _packing.pack(job, head, index, (call,), None, outbox.store if outbox else None), outbox

@@ -46,6 +46,7 @@ class Jobs:
         self._count: itertools.count[int] = itertools.count() if of is None else of._count
         self._around: Surroundings | None = None
         self._packed_around: tuple[Surroundings, bytes] | None = None
+        self._last_call: tuple[Job, bytes | None] | None = None
         is_same = (
             of is not None
             and of._settings.initializer is settings.initializer
@@ -54,33 +55,58 @@ class Jobs:
         self._initialized: Initializer | None = None
         self._initialized_by = of if is_same else None  # or a worker would run it once for each view
 
-    def make(
-        self, fn: Callable[..., Any], style: Literal["one", "star", "call"], traits: Traits, *, keep_going: bool = False
+    def for_map(
+        self, fn: Callable[..., Any], style: Literal["one", "star"], traits: Traits, *, keep_going: bool = False
     ) -> Job:
-        """The job of one map, or of one submitted call.
+        """The job of one map.
 
         Raises
         ------
         SendError
             `fn`, or the initializer, cannot be sent.
         """
-        sent_fn: Callable[..., Any] | _wire.Parcel = fn
-        if not traits.shares_memory:
-            stores = self._dispatcher.stores
-            sent_fn = _wire.to_parcel(fn, stores.store_function if stores else None)
-            if not isinstance(sent_fn, bytes) or len(sent_fn) >= _wire.LARGE_FUNCTION:
-                from anypool import _large_functions
-
-                _large_functions.warn_of(fn, sent_fn)
+        sent_fn = self._packed_function(fn, traits)
+        # After the function is packed: that tells which context variables it refers to.
+        around = self._surroundings(traits)
         return Job(
-            key="" if style == "call" else self._next_key(),
+            key=self._next_key(),
             fn=sent_fn,
             style=style,
             keep_going=keep_going,
-            # After the function is packed: that tells which context variables it refers to.
-            around=self._surroundings(traits),
+            around=around,
             initializer=self._initializer(traits),
         )
+
+    def for_call(self, fn: Callable[..., Any], traits: Traits) -> tuple[Job, bytes | None]:
+        """The job of one submitted call, and its head; the last again, if it is the same.
+
+        Raises
+        ------
+        SendError
+            As for a map.
+        """
+        sent_fn = self._packed_function(fn, traits)
+        around = self._surroundings(traits)
+        last = self._last_call
+        if last is not None and last[0].around is around and last[0].fn == sent_fn:
+            return last
+        initializer = self._initializer(traits)
+        job = Job(key="", fn=sent_fn, style="call", keep_going=False, around=around, initializer=initializer)
+        made = (job, self.pack_head(job, traits))
+        # Nothing of the caller's is kept alive, or compared.
+        self._last_call = made if _packing.is_small(sent_fn) else None
+        return made
+
+    def _packed_function(self, fn: Callable[..., Any], traits: Traits) -> Callable[..., Any] | _wire.Parcel:
+        if traits.shares_memory:
+            return fn
+        stores = self._dispatcher.stores
+        sent_fn = _wire.to_parcel(fn, stores.store_function if stores else None)
+        if type(sent_fn) is not bytes or len(sent_fn) >= _wire.LARGE_FUNCTION:
+            from anypool import _large_functions
+
+            _large_functions.warn_of(fn, sent_fn)
+        return sent_fn
 
     def _surroundings(self, traits: Traits) -> Surroundings:
         """What is the same for all calls while nothing changes around them; then the same object again."""
@@ -117,14 +143,14 @@ class Jobs:
     def _next_key(self) -> str:
         return f"{self._key}-{next(self._count)}"
 
-    def pack_around(self, job: Job, traits: Traits) -> bytes | None:
-        """The surroundings of `job` as bytes, the same again while they are; None where calls share the memory."""
+    def pack_head(self, job: Job, traits: Traits) -> bytes | None:
+        """What is the same for all envelopes of `job`; None where calls share the memory."""
         if traits.shares_memory:
             return None
         around, last = job.around, self._packed_around
         if last is None or last[0] is not around:
             self._packed_around = last = (around, _packing.pack_surroundings(around))
-        return last[1]
+        return _packing.pack_head(job, last[1], keeps_buffers=self._dispatcher.stores is not None)
 
     def _initializer(self, traits: Traits) -> Initializer | None:
         """What runs first on each worker; packed, and stored if it is large, once for all workers and calls."""

@@ -87,8 +87,8 @@ class Map:
         What is the same for all chunks.
     items : iterator
         The input: one object per call.
-    around_bytes : bytes or None
-        The job's surroundings, packed; None where chunks travel as they are.
+    head : bytes or None
+        What is the same for all envelopes of `job`, packed; None where chunks travel as they are.
     total : int or None
         Its length, where known; believed only as a hint.
     at_hand : bool
@@ -117,7 +117,7 @@ class Map:
         job: Job,
         items: Iterator[Any],
         *,
-        around_bytes: bytes | None,
+        head: bytes | None,
         total: int | None,
         at_hand: bool,
         workers: int,
@@ -140,7 +140,7 @@ class Map:
         self._runs_in_submit = dispatcher.start()[1].synchronous
         self._observer = observer
         self._job = job
-        self._around_bytes = around_bytes
+        self._head = head
         self._input = items
         self._total = total
         self._workers = workers
@@ -575,13 +575,13 @@ class Map:
         payload: Any
         outbox, weight = None, 0
         began = 0.0 if self._observer is None else perf_counter()
-        if self._around_bytes is None:
+        if self._head is None:
             payload = Envelope(self._job, start, items, len(items), plan.budget, plan.look_every)
         else:
             stores = self._dispatcher.stores
             outbox = Outbox(stores) if stores else None
             store = outbox.store if outbox else None
-            payload = _packing.pack(self._job, self._around_bytes, start, items, plan, store)
+            payload = _packing.pack(self._job, self._head, start, items, plan, store)
             count, weight = _packing.extent(payload)
             if count < len(items):
                 self._flow.hand_back(Part(start + count, items[count:]))

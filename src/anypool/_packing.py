@@ -2,11 +2,15 @@
 
 ::
 
-    envelope: (backend, inner threads, surroundings key and bytes, initializer key and parcel, job key, fn, style,
-               keep_going, start, column, length, budget, look_every, observed, whether large buffers may stay in
-               this machine's memory, where its ticket is or None, whether that notes the time of each item)
+    envelope: (head, large fn or None, start, column, length, budget, look_every, where its ticket is or None,
+               whether that notes the time of each item)
+    head:     (backend, inner threads, surroundings key and bytes, initializer key and parcel, job key, fn or None,
+               style, keep_going, observed, whether large buffers may stay in this machine's memory), in one pickle
     reply:    (column, seconds, worker fields, None or what is rare:
                ({offset: Raised}, events, random_used, Raised or None, receipts))
+
+The head is the same for all chunks of a map, and for the submitted calls of a function while nothing changes around
+them: it is packed once, and a worker that has seen it finds what it made of it by its bytes.
 
 Any native pool's pickler takes bytes, str and numbers, and none looks inside.
 """
@@ -17,7 +21,7 @@ import pickle
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from anypool import _wire
@@ -37,11 +41,12 @@ __all__ = [
     "begin_ticket",
     "claim_reply",
     "extent",
-    "inner_threads_of",
-    "is_observed",
+    "head_of",
+    "is_small",
     "keep_reply",
     "kept_reply",
     "pack",
+    "pack_head",
     "pack_note",
     "pack_reply",
     "pack_surroundings",
@@ -64,9 +69,34 @@ def pack_surroundings(around: Surroundings) -> bytes:
     return pickle.dumps(around, _wire.PROTOCOL)
 
 
+def pack_head(job: Job, around_bytes: bytes, *, keeps_buffers: bool) -> bytes:
+    """What is the same for all envelopes of `job`; `keeps_buffers`: there is a store for those of the replies, too."""
+    around = job.around
+    own_process = around.exclusive and not around.in_caller
+    head = (
+        around.backend,
+        around.inner_threads if own_process else None,
+        around.key,
+        around_bytes,
+        (job.initializer.key, job.initializer.parcel) if job.initializer else None,
+        job.key,
+        job.fn if is_small(job.fn) else None,
+        job.style,
+        job.keep_going,
+        job.observed,
+        keeps_buffers and not around.remote,
+    )
+    return pickle.dumps(head, _wire.PROTOCOL)
+
+
+def is_small(fn: Any) -> bool:
+    """Whether a function, packed, travels in the head."""
+    return type(fn) is bytes and len(fn) < _SMALL_FUNCTION
+
+
 def pack(
     job: Job,
-    around_bytes: bytes,
+    head: bytes,
     start: int,
     items: Sequence[Any],
     plan: Plan | None = None,
@@ -75,7 +105,7 @@ def pack(
     """An envelope as a tuple of bytes; an item that cannot be sent will raise `SendError` in its place.
 
     Of a chunk that may be handed back in part only the first items are packed, if they are large: see `extent`.
-    With `store`, large buffers go into it, and those of the reply may come back likewise.
+    With `store`, large buffers go into it.
     """
 
     def refuse(offset: int, why: SendError) -> bytes:
@@ -83,30 +113,14 @@ def pack(
             return _wire.refusal(_wire.explain_call(*items[offset]) or why)
         return _wire.refusal(SendError(f"the argument of item {start + offset}: {why}"))
 
-    budget, look_every = (plan.budget, plan.look_every) if plan else (None, 1)
-    column = _wire.pack_column(items, refuse, store, None if budget is None else HEAVIEST_CHUNK)
-    around = job.around
-    own_process = around.exclusive and not around.in_caller
-    return (
-        around.backend,
-        around.inner_threads if own_process else None,
-        around.key,
-        around_bytes,
-        (job.initializer.key, job.initializer.parcel) if job.initializer else None,
-        job.key,
-        job.fn,
-        job.style,
-        job.keep_going,
-        start,
-        column,
-        len(items) if type(column) is bytes else len(column),
-        budget,
-        look_every,
-        job.observed,
-        store is not None and not around.remote,
-        None,
-        False,
-    )
+    fn = None if is_small(job.fn) else job.fn
+    if job.style == "call":
+        return (head, fn, start, _wire.pack_call(items[0], refuse, store), 1, None, 1, None, False)
+    assert plan is not None
+    heaviest = None if plan.budget is None else HEAVIEST_CHUNK
+    column = _wire.pack_column(items, refuse, store, heaviest)
+    length = len(items) if type(column) is bytes else len(column)
+    return (head, fn, start, column, length, plan.budget, plan.look_every, None, False)
 
 
 def with_ticket(packed: tuple[Any, ...], ref: TicketRef, *, timed: bool) -> tuple[Any, ...]:
@@ -133,7 +147,7 @@ def begin_ticket(packed: tuple[Any, ...]) -> Stub | None:
 
 def extent(packed: tuple[Any, ...]) -> tuple[int, int]:
     """How many items are in an envelope, and how many bytes they are."""
-    return packed[11], _wire.weigh_column(packed[10])
+    return packed[4], _wire.weigh_column(packed[3])
 
 
 def weigh_reply(packed: tuple[Any, ...]) -> int:
@@ -141,10 +155,93 @@ def weigh_reply(packed: tuple[Any, ...]) -> int:
     return _wire.weigh_column(packed[0])
 
 
+class Head:
+    """What a worker thread makes of the head of an envelope.
+
+    Attributes
+    ----------
+    backend : str
+        Its name.
+    inner_threads : int or None
+        How many threads BLAS may use, where the process is the pool's own; set before the function is unpacked.
+    is_observed, keeps_buffers : bool
+        Somebody watches the calls; large buffers of replies may stay in this machine's memory.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        backend, threads, around_key, around, initializer, key, fn, *rest, observed, keeps_buffers = pickle.loads(data)
+        self.backend: str = backend
+        self.inner_threads: int | None = threads
+        self.is_observed = observed is not None
+        self.keeps_buffers: bool = keeps_buffers
+        self._around: tuple[str, bytes] = (around_key, around)
+        self._fn: bytes | None = fn
+        self._initializer = None if initializer is None else Initializer(key=initializer[0], parcel=initializer[1])
+        self._rest = (key, *rest, observed)
+        self._job: Job | None = None
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the function was loaded before, and serves again."""
+        return self._job is not None
+
+    def job(self, large_fn: _wire.Parcel | None) -> Job:
+        """The job, with its function.
+
+        A map's function is unpacked once. So is a plain function that is submitted again and again; but not what holds
+        data, a partial or a bound method, of which each submitted call gets its own.
+
+        Raises
+        ------
+        SendError
+            The function cannot be rebuilt here.
+        """
+        if self._job is not None:
+            return self._job
+        around_key, around_bytes = self._around
+        around = _unpacked.around.get(around_key)
+        if around is None:
+            around = _keep(_unpacked.around, around_key, pickle.loads(around_bytes), _KEPT)
+        key, style, keep_going, observed = self._rest
+        fn, is_kept = self._function(key, style, large_fn)
+        job = Job(
+            key=key,
+            fn=fn,
+            style=style,
+            keep_going=keep_going,
+            around=around,
+            initializer=self._initializer,
+            observed=observed,
+        )
+        if is_kept and large_fn is None:
+            self._job = job
+        return job
+
+    def _function(self, key: str, style: str, large_fn: _wire.Parcel | None) -> tuple[Callable[..., Any], bool]:
+        """The function, and whether it serves further calls."""
+        parcel = self._fn if large_fn is None else large_fn
+        assert parcel is not None
+        known_as = parcel if style == "call" and type(parcel) is bytes else key
+        functions = _unpacked.functions if large_fn is None else _unpacked.large_functions
+        fn = functions.get(known_as)
+        if fn is not None:
+            return fn, True
+        fn = _wire.loads(parcel)
+        is_kept = style != "call" or (large_fn is None and _holds_nothing(fn))
+        if is_kept:
+            _keep(functions, known_as, fn, _KEPT if large_fn is None else _LARGE_KEPT)
+        return fn, is_kept
+
+
+def _holds_nothing(fn: Any) -> bool:
+    return type(fn) is FunctionType or (type(fn) is BuiltinFunctionType and isinstance(fn.__self__, ModuleType))
+
+
 class _Unpacked(threading.local):
     """What a worker thread has unpacked. By thread, so that two of a pool that isolates calls share no function."""
 
     def __init__(self) -> None:
+        self.heads: dict[bytes, Head] = {}
         self.around: dict[str, Surroundings] = {}
         self.functions: dict[str | bytes, Callable[..., Any]] = {}
         self.large_functions: dict[str | bytes, Callable[..., Any]] = {}
@@ -153,48 +250,28 @@ class _Unpacked(threading.local):
 _unpacked = _Unpacked()
 
 
-def inner_threads_of(packed: tuple[Any, ...]) -> int | None:
-    """How many threads BLAS may use, where the process is the pool's own; to be set before anything is unpacked."""
-    threads: int | None = packed[1]
-    return threads
-
-
-def is_observed(packed: tuple[Any, ...]) -> bool:
-    """Whether somebody watches the calls in `packed`."""
-    return packed[-4] is not None
+def head_of(packed: tuple[Any, ...]) -> Head:
+    """What is the same for this envelope and others; nothing of the user's is unpacked yet."""
+    head = _unpacked.heads.get(packed[0])
+    return _keep(_unpacked.heads, packed[0], Head(packed[0]), _KEPT) if head is None else head
 
 
 def parcels_of(packed: tuple[Any, ...]) -> tuple[_wire.Parcel, _wire.Column]:
     """The function and the items in `packed`, as they travel."""
-    return packed[6], packed[10]
+    fn = pickle.loads(packed[0])[6] if packed[1] is None else packed[1]
+    return fn, packed[3]
 
 
-def unpack(packed: tuple[Any, ...]) -> Envelope:
-    """The envelope in `packed`.
+def unpack(packed: tuple[Any, ...], head: Head) -> Envelope:
+    """The envelope in `packed`, whose head it is.
 
     Raises
     ------
     SendError
         The function cannot be rebuilt here.
     """
-    _, _, around_key, around_bytes, initializer, key, fn_bytes, style, keep_going, start, column, *plan = packed
-    around = _unpacked.around.get(around_key)
-    if around is None:
-        around = _keep(_unpacked.around, around_key, pickle.loads(around_bytes), _KEPT)
-    # A map's function is unpacked once. So is a plain function that is submitted again and again; but not what holds
-    # data, a partial or a bound method, of which each submitted call gets its own.
-    known_as = fn_bytes if style == "call" and type(fn_bytes) is bytes else key
-    is_small = type(fn_bytes) is bytes and len(fn_bytes) < _SMALL_FUNCTION
-    functions = _unpacked.functions if is_small else _unpacked.large_functions
-    fn = functions.get(known_as)
-    if fn is None:
-        fn = _wire.loads(fn_bytes)
-        if style != "call" or (is_small and type(fn) is FunctionType):
-            _keep(functions, known_as, fn, _KEPT if is_small else _LARGE_KEPT)
-    length, budget, look_every, observed, _, _, timed = plan
-    first = None if initializer is None else Initializer(key=initializer[0], parcel=initializer[1])
-    job = Job(key=key, fn=fn, style=style, keep_going=keep_going, around=around, initializer=first, observed=observed)
-    return Envelope(job, start, _wire.unpack_column(column), length, budget, look_every, timed)
+    _, large_fn, start, column, length, budget, look_every, _, timed = packed
+    return Envelope(head.job(large_fn), start, _wire.unpack_column(column), length, budget, look_every, timed)
 
 
 def _keep(kept: dict[Any, Any], key: Any, value: Any, at_most: int) -> Any:
@@ -223,9 +300,9 @@ def claim_reply(packed: Any) -> None:
         _wire.claim_column(packed[0])
 
 
-def pack_reply(reply: Reply, to: tuple[Any, ...]) -> tuple[Any, ...]:
-    """`reply` as a tuple of bytes; `to` is the packed envelope that it answers."""
-    store = _results().store if to[-3] else None
+def pack_reply(reply: Reply, to: Head) -> tuple[Any, ...]:
+    """`reply` as a tuple of bytes; `to` is the head of the envelope that it answers."""
+    store = _results().store if to.keeps_buffers else None
     unsendable: dict[int, SendError] = {}
 
     def refuse(offset: int, why: SendError) -> bytes:
@@ -284,6 +361,10 @@ def unpack_reply(packed: tuple[Any, ...]) -> Reply:
 
 
 def _unpack_values(column: _wire.Column, reply: Reply) -> None:
+    if type(column) is bytes:
+        reply.values = pickle.loads(column)
+        reply.is_plain = len(column) <= _PLAIN
+        return
     values = reply.values
     parts = column if type(column) is tuple else (column,)
     pickles = [part for part in parts if isinstance(part, bytes)]

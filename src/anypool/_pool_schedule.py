@@ -15,9 +15,9 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
-from typing import IO, Any, Protocol
+from typing import IO, Protocol
 
+from anypool._native_future import NativeFuture
 from anypool._pool_link import Link, Outgoing
 from anypool._pool_start import WorkerProcess
 
@@ -35,7 +35,7 @@ class CancelsTasks(Protocol):
         ...
 
 
-class Task(Future[Any]):
+class Task(NativeFuture):
     """A task and its future. Its attributes change under the pool's lock only."""
 
     def __init__(self, pool: CancelsTasks, number: int, message: Outgoing) -> None:

@@ -30,11 +30,11 @@ from contextvars import Context
 from types import TracebackType
 
 from anypool._relay_events import Event, merged
-from anypool._relay_logs import replay_record, tap_logging
+from anypool._relay_logs import logging_tap, replay_record
 from anypool._relay_owner import Owner, claim_the_rest, current_owner, disclaim_all, disclaim_the_rest
 from anypool._relay_settings import RelaySettings
-from anypool._relay_streams import replay_text, tap_stream
-from anypool._relay_warnings import replay_warning, tap_warnings, warning_sink
+from anypool._relay_streams import replay_text, stream_tap
+from anypool._relay_warnings import replay_warning, warning_sink, warnings_tap
 
 __all__ = ["Capture", "Event", "RelaySettings", "install_for_good", "replay"]
 
@@ -100,8 +100,11 @@ class Capture:
         - `(offset, "warnings", categories, text, message, filename, lineno, line, module)`;
         - `(offset, "logging", logger, record)`.
         """
+        log = self._log
+        if log is None:
+            return self._sealed
         with self._lock:
-            return self._sealed if self._log is None else merged(self._log)
+            return merged(log)
 
     def events_since(self, mark: int) -> tuple[list[Event], int]:
         """What was captured after `mark`, while it is open, and the mark for the next time; the first mark is 0."""
@@ -126,8 +129,9 @@ class Capture:
     def seal(self) -> None:
         """End the capture: whoever still writes, say a thread that outlives its call, writes elsewhere."""
         with self._lock:
-            if self._log is not None:
-                self._sealed, self._log = merged(self._log), None
+            log, self._log = self._log, None
+            if log:
+                self._sealed = merged(log)
 
     def abandon(self) -> None:
         """End it in a forked child, whose copy nobody will read, and whose copy of the lock may be held."""
@@ -150,7 +154,8 @@ class _Taps:
         self.sink: tuple[object, ...] = ()
         self._lock = threading.RLock()
         self._open: dict[Capture, None] = {}
-        self._undo: list[Callable[[], None]] = []
+        self._hooks = (stream_tap("stdout"), stream_tap("stderr"), warnings_tap(), logging_tap())
+        self._is_installed = False
         self._stays = False
         self._minds_forks = False
 
@@ -159,7 +164,7 @@ class _Taps:
             self._open[capture] = None
             if capture.settings.exclusive:
                 claim_the_rest(capture)
-            if not self._undo:
+            if not self._is_installed:
                 self._install()
 
     def close(self, capture: Capture) -> None:
@@ -173,20 +178,23 @@ class _Taps:
     def stay(self) -> None:
         with self._lock:
             self._stays = True
-            if not self._undo:
+            if not self._is_installed:
                 self._install()
 
     def _install(self) -> None:
-        if not self._minds_forks and hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._leave_forked_child)
-        self._minds_forks = True
+        if not self._minds_forks:
+            self._minds_forks = True
+            if hasattr(os, "register_at_fork"):
+                os.register_at_fork(after_in_child=self._leave_forked_child)
         self.sink = warning_sink()
-        self._undo = [tap_stream("stdout"), tap_stream("stderr"), tap_warnings(), tap_logging()]
+        for hook in self._hooks:
+            hook.put()
+        self._is_installed = True
 
     def _remove(self) -> None:
-        for undo in self._undo:
-            undo()
-        self._undo = []
+        for hook in self._hooks:
+            hook.take_off()
+        self._is_installed = False
 
     def _leave_forked_child(self) -> None:
         # A process that a call forks inherits the capture, but nobody will read the child's copy of it: its

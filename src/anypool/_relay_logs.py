@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from anypool._relay_events import lost, pickled, unpickled
+from anypool._relay_hooks import Hook
 from anypool._relay_owner import owner_of
 
-__all__ = ["replay_record", "tap_logging"]
+__all__ = ["logging_tap", "replay_record"]
 
 # A larger argument of a log call stays on the worker; the text made from it travels. `log.info("%s", array)`
 # must not send the array.
@@ -19,21 +20,17 @@ _LARGEST_ARGUMENT = 16_384
 _PLAIN = (str, int, float, bool, bytes, type(None))
 
 
-def tap_logging() -> Callable[[], None]:
-    """Put a tap on `Logger.handle`, after the level and before the filters; return what takes it off."""
-    handled_before = logging.Logger.handle
+def logging_tap() -> Hook:
+    """The tap on `Logger.handle`, after the level and before the filters."""
 
-    def handle(self: logging.Logger, record: logging.LogRecord) -> None:
-        if not _take_record(self, record):
-            handled_before(self, record)
+    def wrap(handled_before: Callable[[logging.Logger, logging.LogRecord], None]) -> tuple[Any, Any]:
+        def handle(self: logging.Logger, record: logging.LogRecord) -> None:
+            if not _take_record(self, record):
+                handled_before(self, record)
 
-    setattr(logging.Logger, "handle", handle)  # noqa: B010 (mypy refuses the assignment)
+        return handle, handled_before
 
-    def undo() -> None:
-        if logging.Logger.handle is handle:
-            setattr(logging.Logger, "handle", handled_before)  # noqa: B010
-
-    return undo
+    return Hook(logging.Logger, "handle", wrap)
 
 
 def _take_record(logger: logging.Logger, record: logging.LogRecord) -> bool:

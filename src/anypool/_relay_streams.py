@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
+from anypool._relay_hooks import Hook
 from anypool._relay_owner import owner_of
 
-__all__ = ["replay_text", "tap_stream"]
+__all__ = ["replay_text", "stream_tap"]
 
 
 class _BytesTap:
@@ -123,18 +124,15 @@ class _Void(io.RawIOBase):
         return memoryview(data).nbytes
 
 
-def tap_stream(kind: str) -> Callable[[], None]:
-    """Put a tap on `sys.stdout` or `sys.stderr`; return what takes it off."""
-    stream = getattr(sys, kind)
-    # A tap left over by somebody's restore is as good as a new one, and taking it off heals the leftover.
-    tap = stream if isinstance(stream, _StreamTap) else _kept_tap(kind, stream)
-    setattr(sys, kind, tap)
+def stream_tap(kind: str) -> Hook:
+    """The tap on `sys.stdout` or `sys.stderr`."""
 
-    def undo() -> None:
-        if getattr(sys, kind) is tap:
-            setattr(sys, kind, tap._original)
+    def wrap(stream: Any) -> tuple[Any, Any]:
+        # A tap left over by somebody's restore is as good as a new one, and taking it off heals the leftover.
+        tap = stream if isinstance(stream, _StreamTap) else _kept_tap(kind, stream)
+        return tap, tap._original
 
-    return undo
+    return Hook(sys, kind, wrap)
 
 
 # CPython's `print` uses `sys.stdout` without a reference of its own (mended in 2025: python/cpython#130163).

@@ -25,42 +25,42 @@ from contextvars import ContextVar
 from typing import Any
 
 from anypool._relay_events import pickled, unpickled
+from anypool._relay_hooks import Hook
 from anypool._relay_owner import owner_of
 
-__all__ = ["replay_warning", "tap_warnings", "warning_sink"]
+__all__ = ["replay_warning", "warning_sink", "warnings_tap"]
 
 # Module and registry of the warning that is being replayed: its frame is gone, so a capture around the
 # replay (an executor inside a call) could not find them.
 _replayed_origin: ContextVar[tuple[str, dict[Any, Any]] | None] = ContextVar("anypool_origin", default=None)
 
 
-def tap_warnings() -> Callable[[], None]:
-    """Put a tap where a warning that passed the filters is shown; return what takes it off.
+_ARE_IN_CONTEXT = bool(getattr(sys.flags, "context_aware_warnings", False))
+"""Python 3.14 may keep the list of `catch_warnings(record=True)` in the context."""
+
+
+def warnings_tap() -> Hook:
+    """The tap where a warning that passed the filters is shown.
 
     `_showwarnmsg` is private, but the one place that both the C and the Python implementation call, on
     every version since 3.6, and that `catch_warnings` does not swap. `showwarning` is bypassed by
     `catch_warnings(record=True)`; and `warn` itself is reached from C and by `from warnings import warn`.
     """
-    name = "_showwarnmsg"
-    shown_before = getattr(warnings, name)
 
-    def show(msg: warnings.WarningMessage) -> None:
-        if not _take_warning(msg):
-            shown_before(msg)
+    def wrap(shown_before: Callable[[warnings.WarningMessage], None]) -> tuple[Any, Any]:
+        def show(msg: warnings.WarningMessage) -> None:
+            if not _take_warning(msg):
+                shown_before(msg)
 
-    setattr(warnings, name, show)
+        return show, shown_before
 
-    def undo() -> None:
-        if getattr(warnings, name) is show:
-            setattr(warnings, name, shown_before)
-
-    return undo
+    return Hook(warnings, "_showwarnmsg", wrap)
 
 
 def warning_sink() -> tuple[object, ...]:
     """Return what identifies where a shown warning goes: `catch_warnings(record=True)` changes it."""
     sink: tuple[object, ...] = (warnings.showwarning, getattr(warnings, "_showwarnmsg_impl", None))
-    if getattr(sys.flags, "context_aware_warnings", False):  # Python 3.14: the list is in the context
+    if _ARE_IN_CONTEXT:
         return (*sink, id(getattr(warnings, "_get_context")().log))  # noqa: B009 (unknown to 3.11's types)
     return sink
 

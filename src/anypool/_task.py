@@ -31,17 +31,18 @@ class Task:
         Somebody may still ask for what comes of it.
     """
 
+    native: Future[Any] | None = None
+    state = QUEUED
+    sent_at = 0.0
+    ticket: Ticket | None = None
+    seen: Seen | None = None
+    is_wanted = True
+    ended_by: Exception | None = None  # what the call failed with that was stopped
+
     def __init__(self, payload: Any, outbox: Outbox | None = None, limit: float | None = None) -> None:
         self.payload = payload
         self._outbox = outbox
         self.limit = limit
-        self.native: Future[Any] | None = None
-        self.state = QUEUED
-        self.sent_at = 0.0
-        self.ticket: Ticket | None = None
-        self.seen: Seen | None = None
-        self.is_wanted = True
-        self.ended_by: Exception | None = None  # what the call failed with that was stopped
 
     def deliver(self, reply: Any, error: BaseException | None) -> None:
         """Take the reply, or the pool's own trouble. Called once, by the thread that completes the call."""

@@ -218,8 +218,17 @@ def pack_column(
 
     With `heaviest`, only the first of them, if the rest would come after so many bytes.
     """
-    whole = pack_as_one(items)
-    return _pack_each(items, refuse, store, heaviest) if whole is None else whole
+    if _may_travel_as_one(items):
+        return pickle.dumps(items, PROTOCOL)
+    return _pack_each(items, refuse, store, heaviest)
+
+
+def pack_call(call: object, refuse: Callable[[int, SendError], bytes], store: Store | None) -> list[Parcel]:
+    """The column of one submitted call."""
+    try:
+        return [to_parcel(call, store)]
+    except SendError as exc:
+        return [refuse(0, exc)]
 
 
 def pack_as_one(items: Sequence[Any]) -> bytes | None:

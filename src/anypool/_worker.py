@@ -15,17 +15,17 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from anypool import _wire
-from anypool._context_apply import apply
+from anypool._context_apply import apply, leave_nothing
 from anypool._current import Running, running, this_worker
 from anypool._envelope import Envelope, Initializer, Job, Reply, Surroundings
 from anypool._frames import without_ours
-from anypool._packing import begin_ticket, inner_threads_of, is_observed, keep_reply, pack_note, pack_reply, unpack
+from anypool._packing import begin_ticket, head_of, keep_reply, pack_note, pack_reply, unpack
 from anypool._relay import Capture, install_for_good
 from anypool._seeds import enter_call
 from anypool._tickets import Revoked
@@ -49,9 +49,6 @@ _NOTE_AFTER = 0.000_05
 _NOTED_AT_ONCE = 1024
 _GROUPS_KEPT = 32
 
-_NOTHING = nullcontext()
-"""What is entered where there is nothing to be done."""
-
 
 def run(payload: Any) -> Any:
     """Run one chunk: the only function that anypool ever gives to a backend.
@@ -73,23 +70,25 @@ def run(payload: Any) -> Any:
     """
     if type(payload) is not tuple:
         return _run(payload)
-    entered = perf_counter() if is_observed(payload) else None
+    head = head_of(payload)
+    entered = perf_counter() if head.is_observed else None
     try:
         stub = begin_ticket(payload)
     except Revoked:
-        return pack_reply(Reply([], {}, [], 0.0, this_worker(payload[0])), payload)
+        return pack_reply(Reply([], {}, [], 0.0, this_worker(head.backend)), head)
     if "anypool._share" in sys.modules:
         sys.modules["anypool._share"].drop_released()
-    threads = inner_threads_of(payload)
-    if threads is not None:
-        _settle_process(threads)
+    if head.inner_threads is not None and head.inner_threads != _settled_for:
+        _settle_process(head.inner_threads)
+    if not head.is_loaded:
+        leave_nothing()
     try:
-        envelope = unpack(payload)
+        envelope = unpack(payload, head)
     except SendError as exc:  # the function cannot be rebuilt here: so said for the first item
-        reply = Reply([None], {0: exc}, [], 0.0, this_worker(payload[0]))
+        reply = Reply([None], {0: exc}, [], 0.0, this_worker(head.backend))
     else:
         reply = _run(envelope, entered, stub)
-    packed = pack_reply(reply, payload)
+    packed = pack_reply(reply, head)
     if stub is not None:
         keep_reply(stub, packed)
     return packed
@@ -99,36 +98,34 @@ def _run(envelope: Envelope, entered: float | None = None, stub: Stub | None = N
     job = envelope.job
     around = job.around
     reply = Reply([], {}, [], 0.0, this_worker(around.backend))
-    reply.broken = _initialize(job.initializer)
-    if reply.broken is not None:
-        return reply
+    if job.initializer is not None:
+        reply.broken = _initialize(job.initializer)
+        if reply.broken is not None:
+            return reply
     position = reply.values.__len__
-    with (
-        _limited(around),
-        _applied(around) as context,
-        _captured(around, position) as capture,
-        _seeded_globals(around) as globals_of,
-    ):
+    capture = None if around.relay is None else Capture(around.relay, position)
+    with _applied(around) as context, capture or _NOTHING, _rare(around) as globals_of:
         context.run(_begin, Running(job, envelope.start, position), capture)
         watch = _watch(job)
-        call, receipts = _call(envelope, position, globals_of), None
+        call = _by_style(job) if around.seed is None else _seeded(envelope, position, globals_of)
+        receipts = notes = None
         if job.observed is not None:
             from anypool._observed import observe
 
             call, receipts = observe(call, job, envelope.start, position, entered)
-        if stub is not None and envelope.timed:
-            call = _timed(call, stub, position)
-        notes = None
-        if stub is not None and envelope.length > 1:
-            singly = envelope.timed or envelope.length <= _NOTED_SINGLY
-            notes = _Notes(stub, reply, capture, None if singly else job.key)
+        if stub is not None:
+            if envelope.timed:
+                call = _timed(call, stub, position)
+            if envelope.length > 1:
+                singly = envelope.timed or envelope.length <= _NOTED_SINGLY
+                notes = _Notes(stub, reply, capture, None if singly else job.key)
         started = perf_counter()
         _run_items(call, envelope, context, reply, notes)
         reply.seconds = perf_counter() - started
         if notes is not None:
             notes.end()
-        if notes is not None and receipts is None:  # which tell the size of each result
-            reply.pickles, reply.pickled = notes.pickles, notes.pickled
+            if receipts is None:  # which tell the size of each result
+                reply.pickles, reply.pickled = notes.pickles, notes.pickled
         if watch is not None:
             reply.random_used = watch.used()
     if capture is not None:
@@ -146,17 +143,48 @@ def _begin(chunk: Running, capture: Capture | None) -> None:
         capture.become_current()
 
 
+class _Nothing:
+    """Stands for what is entered where there is nothing to be done."""
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+
+_NOTHING = _Nothing()
+
+
+def _rare(around: Surroundings) -> AbstractContextManager[GlobalSeeds | None]:
+    """What few calls need: BLAS limited, the global generators seeded; the latter, where they are the calls' own."""
+    limits = around.inner_threads not in (None, _limited_to) and _counts_threads()
+    seeds = around.seed is not None and around.exclusive
+    return _entered(around, limits=limits, seeds=seeds) if limits or seeds else _NOTHING
+
+
+@contextmanager
+def _entered(around: Surroundings, *, limits: bool, seeds: bool) -> Iterator[GlobalSeeds | None]:
+    with _limited(around) if limits else _NOTHING:
+        if not seeds:
+            yield None
+            return
+        from anypool._seeds_globals import GlobalSeeds
+
+        assert around.seed is not None
+        with GlobalSeeds(around.seed) as globals_of:
+            yield globals_of
+
+
 def _limited(around: Surroundings) -> AbstractContextManager[object]:
     """BLAS and OpenMP with the threads that they may have, where their environment came too late to say it."""
-    threads = around.inner_threads
-    if threads is None or threads == _limited_to or not _counts_threads():
-        return _NOTHING
     from anypool._inner_threads import keep_inner_threads, limit_inner_threads
 
+    assert around.inner_threads is not None
     if around.exclusive and not around.in_caller:
-        keep_inner_threads(threads)
+        keep_inner_threads(around.inner_threads)
         return _NOTHING
-    return limit_inner_threads(threads)
+    return limit_inner_threads(around.inner_threads)
 
 
 def _counts_threads() -> bool:
@@ -167,21 +195,14 @@ def _applied(around: Surroundings) -> AbstractContextManager[contextvars.Context
     """The context that each call gets a copy of."""
     if around.context is None:
         return nullcontext(contextvars.copy_context() if around.in_caller else contextvars.Context())
-    return apply(around.context, exclusive=around.exclusive, in_caller=around.in_caller, loads=_wire.loads)
-
-
-def _captured(around: Surroundings, position: Callable[[], int]) -> AbstractContextManager[Capture | None]:
-    """What the calls write, warn and log."""
-    return _NOTHING if around.relay is None else Capture(around.relay, position)
-
-
-def _seeded_globals(around: Surroundings) -> AbstractContextManager[GlobalSeeds | None]:
-    """The global generators, to be seeded for each item, where there is a seed and they are the calls' own."""
-    if around.seed is None or not around.exclusive:
-        return _NOTHING
-    from anypool._seeds_globals import GlobalSeeds
-
-    return GlobalSeeds(around.seed)
+    own_process = around.exclusive and not (around.in_caller or around.remote)
+    return apply(
+        around.context,
+        exclusive=around.exclusive,
+        in_caller=around.in_caller,
+        stays=own_process,
+        loads=_wire.loads,
+    )
 
 
 def _watch(job: Job) -> GlobalWatch | None:
@@ -199,11 +220,9 @@ def _watch(job: Job) -> GlobalWatch | None:
     return watch
 
 
-def _call(envelope: Envelope, position: Callable[[], int], globals_of: GlobalSeeds | None) -> Callable[[Any], Any]:
-    """The function of one item; if there is a seed, with the item's own generators."""
+def _seeded(envelope: Envelope, position: Callable[[], int], globals_of: GlobalSeeds | None) -> Callable[[Any], Any]:
+    """The function of one item, with the item's own generators."""
     call, seed, start = _by_style(envelope.job), envelope.job.around.seed, envelope.start
-    if seed is None:
-        return call
 
     def seeded(item: Any) -> Any:
         index = start + position()
@@ -315,29 +334,32 @@ def _run_items(
     items: Iterator[Any] = iter(envelope.items)
     length, values = envelope.length, reply.values
     copy, append = _copier(context), values.append
-    look_every = length if envelope.budget is None else envelope.look_every
-    deadline = perf_counter() + (envelope.budget or 0.0)
-    while len(values) < length:
-        before = len(values)
+    budget = envelope.budget
+    look_every = length if budget is None else envelope.look_every
+    deadline = 0.0 if budget is None else perf_counter() + budget
+    done = 0
+    while done < length:
         try:
-            for item in islice(items, min(notes.group if notes else look_every, length - before)):
+            for item in islice(items, min(notes.group if notes else look_every, length - done)):
                 append(copy().run(call, item))
-            if len(values) == before:
-                raise SendError(f"the chunk has {before} items, and not {length} as it says")
+            if len(values) == done:
+                raise SendError(f"the chunk has {done} items, and not {length} as it says")
         except BaseException as exc:
             reply.errors[len(values)] = exc.with_traceback(without_ours(exc.__traceback__))
             append(None)
             item = None
             if not envelope.job.keep_going or not isinstance(exc, Exception):
                 return
-        if envelope.budget is not None and perf_counter() > deadline:
+        if budget is not None and perf_counter() > deadline:
             return
-        if notes is None:  # which take care of it themselves
-            reply.weight += weigh_all(values[before:])
-            if envelope.budget is not None and reply.weight >= HEAVIEST_CHUNK:
+        before, done = done, len(values)
+        if notes is not None:  # which take care of what they weigh themselves
+            if done < length and not notes.add():
                 return
-        if notes is not None and len(values) < length and not notes.add():
-            return
+        else:
+            reply.weight += weigh_all(values[before:])
+            if budget is not None and reply.weight >= HEAVIEST_CHUNK:
+                return
 
 
 def _copier(context: contextvars.Context) -> Callable[[], contextvars.Context]:
@@ -359,11 +381,10 @@ class _Initialized(threading.local):
 _initialized = _Initialized()
 
 
-def _initialize(initializer: Initializer | None) -> BaseException | None:
+def _initialize(initializer: Initializer) -> BaseException | None:
     """Run `initializer` unless this worker has; return what it raised, this time or the first time."""
-    if initializer is None:
-        return None
     if initializer.key not in _initialized.by_key:
+        leave_nothing()
         try:
             fn, args = initializer.call or _wire.loads(initializer.parcel or b"")
             fn(*args)
@@ -381,8 +402,6 @@ _settled_for: int | None = None
 def _settle_process(threads: int) -> None:
     """Make a process of the pool's own a worker, before it loads the user's function and what that imports."""
     global _settled_for, _limited_to
-    if threads == _settled_for:
-        return
     if _settled_for is None:
         install_for_good()
     _settled_for = threads

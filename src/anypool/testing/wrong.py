@@ -350,11 +350,12 @@ class SharesArguments(Right):
 
     def _run(self, both: tuple[Call, Any]) -> Any:
         _, payload = both
-        envelope = _packing.unpack(payload)
+        head = _packing.head_of(payload)
+        envelope = _packing.unpack(payload, head)
         copies: dict[str, Any] = {}
         items = [copies.setdefault(repr(item), item) for item in envelope.items]
         reply = _worker._run(dataclasses.replace(envelope, items=items))
-        return _packing.pack_reply(reply, payload)
+        return _packing.pack_reply(reply, head)
 
 
 class LosesOutput(Right):
