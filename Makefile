@@ -16,12 +16,12 @@ demo: $(READY)
 
 # All but the soak tests, in a few processes: much of a test here is waiting for other processes.
 test: lint types doctest
-	$(BIN)/python -m pytest -q -m "not soak" -n 3 --dist loadscope
+	$(BIN)/python -m pytest -q -m "not soak" -n 4 --dist loadscope
 
 # What takes minutes: the standard library's own executor tests on every backend, and the like.
 soak: $(READY)
 	$(BIN)/python -m pip install -q --group clients
-	CLIENTS_REQUIRED=1 $(BIN)/python -m pytest -q -m soak -n 2 --dist loadscope
+	CLIENTS_REQUIRED=1 $(BIN)/python -m pytest -q -m soak -n 3 --dist loadscope
 
 # The core of the fault suite, so often in a row: `make faults RUNS=200`.
 RUNS ?= 1

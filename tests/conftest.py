@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from anypool.testing._clauses import clause_of
 from anypool.testing._effects import poll
 from anypool.testing._leftovers import Existing, existing
 from process_state import process_state, what_changed
@@ -26,6 +27,13 @@ def pytest_configure() -> None:
         faulthandler.enable()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # run by `sh -c "... &"`, and children would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Leave to `make soak` the clauses that a class of the conformance suite does not name, where it names some."""
+    clauses = getattr(getattr(item, "cls", None), "clauses", None)
+    if clauses is not None and isinstance(item, pytest.Function) and clause_of(item.function, item.cls) not in clauses:
+        item.add_marker(pytest.mark.soak)
 
 
 # Around all fixtures, which put back what they change.

@@ -1,4 +1,9 @@
-"""The conformance suite over every backend that anypool ships, and over an executor that is not ours."""
+"""The conformance suite over every backend that anypool ships, and over an executor that is not ours.
+
+One class of each backend runs whole in `make test`. A class that differs from another one only in how a worker is
+started and ended says so by `clauses`: those that this can touch run in `make test`, the others in `make soak`, where
+conftest.py puts them.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +19,28 @@ from typing import IO, Any, ClassVar
 import pytest
 
 from anypool.backend import Traits
-from anypool.testing import ExecutorTests
+from anypool.testing import CLAUSES, ExecutorTests
 
-_START_WITHIN = 30.0  # seconds
+_START_WITHIN = 120.0  # seconds
+
+_OF_START_AND_END = frozenset(
+    {
+        "any function",  # a worker that has the caller's modules, or has not
+        "lost workers",
+        "time",  # a call is stopped by the end of its worker
+        "randomness",  # generators that were forked
+        "output",  # streams that were inherited
+        "context",
+        "nesting",
+        "budget",
+        "end",
+    }
+)
+
+
+def test_clauses_that_are_named_here_are_of_the_contract() -> None:
+    assert set(CLAUSES) >= _OF_START_AND_END
+
 
 needs_loky = pytest.mark.skipif(find_spec("loky") is None, reason="loky is not installed")
 needs_joblib = pytest.mark.skipif(find_spec("joblib") is None, reason="joblib is not installed")
@@ -48,6 +72,7 @@ class TestProcessesForkserver(ExecutorTests):
 
 
 class TestProcessesSpawn(ExecutorTests):
+    clauses = _OF_START_AND_END
     backend = "processes"
     options: ClassVar = {"max_workers": 2, "start_method": "spawn"}
 
@@ -55,6 +80,7 @@ class TestProcessesSpawn(ExecutorTests):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 @pytest.mark.filterwarnings("ignore:start_method='fork' while:RuntimeWarning")  # a test process has threads
 class TestProcessesFork(ExecutorTests):
+    clauses = _OF_START_AND_END
     backend = "processes"
     options: ClassVar = {"max_workers": 2, "start_method": "fork"}
 
@@ -67,6 +93,9 @@ class TestLoky(ExecutorTests):
 
 @needs_joblib
 class TestJoblibLoky(ExecutorTests):
+    """Its lanes are those of `TestLoky`, over another copy of loky."""
+
+    clauses = _OF_START_AND_END
     backend = "joblib"
     options: ClassVar = {"max_workers": 2, "native": "loky"}
 
