@@ -51,9 +51,14 @@ CLUSTER_CONFIG: dict[str, Any] = {
     "distributed.nanny.preload": ["anypool.backends._dask_nanny"],
     # The log of recent messages would keep finished payloads alive.
     "distributed.admin.low-level-log-length": 0,
-    # Nobody reads the pages of their HTTP servers.
+    # Nobody reads the pages of their HTTP servers, or what their profilers find a hundred times a second and their
+    # watches over the event loop fifty times.
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.system-monitor.gil.enabled": False,
+    "distributed.admin.system-monitor.disk": False,
+    "distributed.admin.tick.interval": "500ms",
 }
 """Settings of distributed for clusters that are started here."""
 

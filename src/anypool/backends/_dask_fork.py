@@ -53,6 +53,7 @@ def start_fork_server(*, keeps_from: int) -> bool:
 
     for name in _WORKERS_IMPORT:
         importlib.import_module(name)
+    distributed.versions.get_versions()  # which each tells the scheduler; they are remembered
     for name, value in dask.config.get("distributed.nanny.pre-spawn-environ").items():
         if value is not None:
             os.environ.setdefault(name, str(value))
