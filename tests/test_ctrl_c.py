@@ -15,58 +15,58 @@ import pytest
 
 from anypool.testing._effects import poll
 from attempts import least_of_three
-from scripts import BACKENDS
+from scripts import BACKENDS, LIMIT
 
-pytestmark = [
-    pytest.mark.parametrize("backend", BACKENDS),
-    pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX"),
-]
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+on_every_backend = pytest.mark.parametrize("backend", BACKENDS)
 
 _RETURNS_WITHIN = 2.0
 _WORKERS_GO_WITHIN = 5.0
 _ALLOWANCE = 3.0
 """Seconds more, for a machine that runs other tests beside: within them is one of three attempts at least."""
 
-_IN_A_BLOCK = """
-    import signal, time
+_WORK = """
+    import os, signal, time
     import anypool
 
+    def work(item):
+        open(f"begun-{item}", "x").close()
+        time.sleep(60)
+
+"""
+
+_IN_A_BLOCK = """
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     try:
         with anypool.get_executor() as ex:
             list(ex.map(abs, range(4)))
-            print("ready", flush=True)
-            list(ex.map(time.sleep, [60] * 8))
+            list(ex.map(work, range(8)))
     except KeyboardInterrupt:
         print("handlers restored", before == (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)))
         raise
 """
 
 _WITHOUT = """
-    import time
-    import anypool
-
     ex = anypool.get_executor()
     list(ex.map(abs, range(4)))
-    print("ready", flush=True)
-    list(ex.map(time.sleep, [60] * 8))
+    list(ex.map(work, range(8)))
 """
 
 
 def _interrupted(
-    text: str, backend: str, how: signal.Signals, folder: Path, group: bool = False
+    text: str, backend: str, how: signal.Signals, folder: Path, group: bool = False, warn: str = "error"
 ) -> tuple[float, str, str]:
     """Seconds until the program and all its processes were gone, and what it wrote."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ANYPOOL_")}
     environment |= {"ANYPOOL_CONFIG": "none", "ANYPOOL_BACKEND": backend, "ANYPOOL_MAX_WORKERS": "2"}
-    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(text)]
+    for begun in folder.glob("begun-*"):  # in an attempt before this one
+        begun.unlink()
+    command = [sys.executable, "-W", warn, "-c", textwrap.dedent(_WORK) + textwrap.dedent(text)]
     with subprocess.Popen(
         command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     ) as program:  # fmt: skip
-        assert program.stdout is not None
-        assert program.stdout.readline() == "ready\n"
-        time.sleep(0.3)  # for the calls to begin, on any backend: an earlier signal is no harder
+        poll(lambda: any(folder.glob("begun-*")) or program.poll() is not None, "a call has begun", limit=LIMIT)
         started = psutil.Process(program.pid).children(recursive=True)
         began = time.monotonic()
         (os.killpg if group else os.kill)(program.pid, how)
@@ -88,6 +88,7 @@ def _runs(process: psutil.Process) -> bool:
         return False
 
 
+@on_every_backend
 @pytest.mark.parametrize("group", [False, True], ids=["program", "terminal"])
 def test_ctrl_c_in_a_block_returns_at_once(backend: str, group: bool, tmp_path: Path) -> None:
     def took() -> float:
@@ -100,6 +101,7 @@ def test_ctrl_c_in_a_block_returns_at_once(backend: str, group: bool, tmp_path: 
     assert least_of_three(took, _RETURNS_WITHIN + _ALLOWANCE) < _RETURNS_WITHIN + _ALLOWANCE
 
 
+@on_every_backend
 def test_ctrl_c_ends_a_program_that_shuts_nothing_down(backend: str, tmp_path: Path) -> None:
     def took() -> float:
         seconds, _, errors = _interrupted(_WITHOUT, backend, signal.SIGINT, tmp_path)
@@ -110,7 +112,15 @@ def test_ctrl_c_ends_a_program_that_shuts_nothing_down(backend: str, tmp_path: P
     assert least_of_three(took, _RETURNS_WITHIN + _ALLOWANCE) < _RETURNS_WITHIN + _ALLOWANCE
 
 
+@on_every_backend
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL], ids=lambda how: how.name)
 def test_workers_go_with_a_program_that_is_killed(backend: str, how: signal.Signals, tmp_path: Path) -> None:
     _, _, errors = _interrupted(_IN_A_BLOCK, backend, how, tmp_path)
+    assert "Traceback" not in errors
+
+
+@pytest.mark.skipif("joblib" not in BACKENDS, reason="joblib is not installed")
+def test_workers_of_multiprocessing_go_with_a_program_that_is_killed(tmp_path: Path) -> None:
+    """joblib's folder for arrays is told by its tracker to be left, and removed."""
+    _, _, errors = _interrupted(_IN_A_BLOCK, "joblib://multiprocessing", signal.SIGKILL, tmp_path, warn="default")
     assert "Traceback" not in errors

@@ -200,7 +200,7 @@ BACKENDS = {
     "backends.threads": (set(), set()),
     "backends.processes": ({"_pool"}, set()),
     "backends.loky": ({"_lanes"}, {"loky"}),
-    "backends.joblib": ({"_lanes"}, {"joblib"}),
+    "backends.joblib": ({"_adopted", "_lanes"}, {"joblib"}),
     "backends._dask_fork": (set(), {"dask", "distributed"}),
     "backends._dask_worker": ({"backends._dask_fork"}, {"dask", "distributed"}),
     "backends._dask_nanny": ({"backends._dask_worker"}, set()),

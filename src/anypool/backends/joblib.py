@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from anypool._adopted import adopt
 from anypool._bridge import Outstanding, settle, stop_unused_trackers, without_frames
 from anypool._cpus import available_cpus
 from anypool._imported import import_without_traces, start_method_kept
@@ -112,9 +114,14 @@ class Joblib:
         if self.native == "loky" and backend.effective_n_jobs(size) > 1:
             self._own_loky = _new_loky(backend, size)
             return size
-        options = {}
-        if self.native == "multiprocessing" and "context" not in self.native_options:
-            options["context"] = DEFAULT_MP_CONTEXT or _safe_context()
+        options: dict[str, Any] = {}
+        if self.native == "multiprocessing":
+            context = self.native_options.get("context") or DEFAULT_MP_CONTEXT or _safe_context()
+            # Workers that the caller itself starts can tell when it is gone, and go.
+            if "initializer" not in self.native_options and _method_of(context) != "forkserver":
+                options |= {"initializer": adopt, "initargs": (os.getpid(),)}
+            if "context" not in self.native_options:
+                options["context"] = context
         configured: int = backend.configure(n_jobs=size, parallel=parallel, **options)
         return configured
 
@@ -207,6 +214,10 @@ def _safe_context() -> Any:
     from joblib.externals.loky.backend import get_context
 
     return get_context("loky")
+
+
+def _method_of(context: Any) -> str | None:
+    return context if isinstance(context, str) else context.get_start_method()
 
 
 def _unless_cancelled(future: Future[Any], task: Callable[[], Any]) -> Any:
