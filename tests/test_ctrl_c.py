@@ -46,6 +46,17 @@ _IN_A_BLOCK = """
         raise
 """
 
+_CAUGHT = """
+    ex = anypool.get_executor()
+    try:
+        list(ex.map(work, range(8)))
+    except KeyboardInterrupt:
+        if ex.traits.in_caller and not ex.traits.synchronous:
+            raise  # what runs in another thread cannot be ended, and shutdown waits for it
+        ex.shutdown()
+        print("ended")
+"""
+
 _WITHOUT = """
     ex = anypool.get_executor()
     list(ex.map(abs, range(4)))
@@ -99,6 +110,13 @@ def test_ctrl_c_in_a_block_returns_at_once(backend: str, group: bool, tmp_path: 
         return seconds
 
     assert least_of_three(took, _RETURNS_WITHIN + _ALLOWANCE) < _RETURNS_WITHIN + _ALLOWANCE
+
+
+@on_every_backend
+def test_after_a_ctrl_c_that_was_caught_the_executor_ends_at_once(backend: str, tmp_path: Path) -> None:
+    took, output, errors = _interrupted(_CAUGHT, backend, signal.SIGINT, tmp_path)
+    assert took < _RETURNS_WITHIN + _ALLOWANCE
+    assert (output, errors) == ("ended\n", "") or "KeyboardInterrupt" in errors.splitlines()
 
 
 @on_every_backend

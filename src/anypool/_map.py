@@ -216,7 +216,7 @@ class Map:
             self._report_random()
             if self._input_error is not None:
                 raise self._input_error
-        except GeneratorExit:
+        except (GeneratorExit, KeyboardInterrupt):
             self._is_closed = True
             raise
         finally:

@@ -98,9 +98,9 @@ def interrupted(name: str, directory: Path, tell: Any) -> None:
     peer, faults = _at_work(name, directory, tell)
     try:
         peer.work(faults, list(ITEMS))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         tell(interrupted=time.monotonic())
-    peer.close()
+        peer.leave(error)
     tell(ended=time.monotonic())
 
 

@@ -35,6 +35,8 @@ class Peer:
         ``work(fn, items)`` is what one writes with it: it waits for all results.
     close : callable
         Ends it, waiting.
+    leave : callable, optional
+        ``leave(error)`` is what its `with` block does when `error` leaves it, if that is not `close`.
     """
 
     def __init__(
@@ -42,10 +44,12 @@ class Peer:
         run: Callable[[Call, Any, float], list[Answer]],
         work: Callable[[Call, Any], object],
         close: Callable[[], object],
+        leave: Callable[[BaseException], object] | None = None,
     ) -> None:
         self.run = run
         self.work = work
         self.close = close
+        self.leave = leave or (lambda _: close())
 
 
 def _answers(handles: list[Any], get: Callable[[Any, float], Any], limit: float) -> list[Answer]:
@@ -131,7 +135,10 @@ def _ours(backend: str, limited: bool) -> Peer:
     def close() -> None:
         executor.shutdown(wait=True, cancel_futures=True)
 
-    return Peer(run, lambda fn, items: list(executor.map(fn, items)), close)
+    def leave(error: BaseException) -> None:
+        executor.__exit__(type(error), error, error.__traceback__)
+
+    return Peer(run, lambda fn, items: list(executor.map(fn, items)), close, leave)
 
 
 def _stdlib_pool() -> Peer:

@@ -49,7 +49,8 @@ def test_every_result_is_there_and_exact_while_workers_are_killed(tmp_path: Path
     every = took / max(kills, 1) * 1000
     print(f"{CALLS} calls in {took:.1f} s, {kills} kills, one in {every:.0f} ms, {again} calls ran again")
     assert set(counts) == set(range(CALLS))
-    assert every < 2000 * KILL_EVERY  # as it should be, unless this machine cannot start workers as fast
+    # Those that were due as the last calls ended are missing; and a machine must be able to start workers as fast.
+    assert every < 1.1 * 1000 * KILL_EVERY
     # Of the calls that a worker was at when it was killed one was running; up to 1,024 fast ones are noted at once.
     assert again <= 1024 * kills
 

@@ -9,7 +9,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -117,6 +117,9 @@ class Clock:
 _OWED = 1.0
 """Seconds: kills that were due so long ago are made up for, as soon as there is anybody to kill."""
 
+_AT_RANDOM = 10
+"""So many kills come at random moments of so many times the mean, so that it is kept however few there are."""
+
 
 class Killer:
     """Kills processes that have run calls, at random moments that are `every` seconds apart on average."""
@@ -148,18 +151,24 @@ class Killer:
                 self._changed.notify()
 
     def _run(self) -> None:
-        at = time.monotonic()
+        began = time.monotonic()
         with self._changed:
-            while True:
-                # From when the last was due, not from when it came: on a busy machine that is late again and again.
-                at = max(at, time.monotonic() - _OWED) + self._dice.expovariate(1 / self._every)
-                while (left := at - time.monotonic()) > 0 and not self._is_stopped:
+            for moment in self._moments():
+                # From the beginning on, not from the last kill: on a busy machine that is late again and again.
+                began = max(began, time.monotonic() - _OWED - moment)
+                while (left := began + moment - time.monotonic()) > 0 and not self._is_stopped:
                     self._changed.wait(left)
                 # Each has run a call before it is killed, so a pool gets on, however often it happens.
                 while not self._is_stopped and not self._kill_one():
                     self._changed.wait()
                 if self._is_stopped:
                     return
+
+    def _moments(self) -> Iterator[float]:
+        """When kills are due, in seconds from the beginning."""
+        length = _AT_RANDOM * self._every
+        for number in itertools.count():
+            yield from sorted(length * (number + self._dice.random()) for _ in range(_AT_RANDOM))
 
     def _kill_one(self) -> bool:
         """Kill one of those that live; whether there was one."""
