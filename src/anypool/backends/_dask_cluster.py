@@ -206,7 +206,7 @@ def _start(settings: dict[str, Any], answers: int) -> tuple[Any, dict[str, str]]
     dask.config.set({**CLUSTER_CONFIG, "temporary-directory": settings["local_directory"]})
     import distributed
 
-    start_fork_server(keeps_from=answers)
+    start_fork_server(folder=settings["local_directory"], keeps_from=answers)
     local_cluster: Any = distributed.LocalCluster
     cluster = local_cluster(
         host="127.0.0.1",

@@ -33,6 +33,9 @@ ENVIRONMENT = {
 It has to be there before NumPy is imported, and for malloc even before the interpreter is.
 """
 
+_LONGEST_ADDRESS = 100
+"""Bytes of the name of a socket; some systems take a few more."""
+
 # What else a worker imports when it starts, and for its first call.
 _WORKERS_IMPORT = ("tornado.platform.asyncio", "anypool.backends._dask_worker", "anypool._worker")
 
@@ -40,11 +43,13 @@ _SERVER: Any = forkserver._forkserver
 _ATTRIBUTES = ("_forkserver_address", "_forkserver_alive_fd", "_forkserver_pid")
 
 
-def start_fork_server(*, keeps_from: int) -> bool:
+def start_fork_server(*, folder: str, keeps_from: int) -> bool:
     """Fork the server off, where that can be done; return whether it was. distributed is imported then.
 
     Parameters
     ----------
+    folder : str
+        Where its socket is, which nobody else may reach: whoever connects to it can run code.
     keeps_from : int
         A descriptor of this process that the other end must not see open in any other.
     """
@@ -63,7 +68,9 @@ def start_fork_server(*, keeps_from: int) -> bool:
     if not all(hasattr(_SERVER, name) for name in _ATTRIBUTES):  # another Python has it otherwise
         return False
     with socket.socket(socket.AF_UNIX) as listener:
-        address = connection.arbitrary_address("AF_UNIX")  # type: ignore[attr-defined]
+        address = os.path.join(folder, "fork-server")  # which is removed however all of this ends
+        if len(os.fsencode(address)) > _LONGEST_ADDRESS:
+            address = connection.arbitrary_address("AF_UNIX")  # type: ignore[attr-defined]
         listener.bind(address)
         listener.listen()
         alive_read, alive_write = os.pipe()
