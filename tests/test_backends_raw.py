@@ -76,7 +76,10 @@ def nothing_left() -> Iterator[None]:
 
 @pytest.fixture(params=MAKERS)
 def started(request: pytest.FixtureRequest, nothing_left: None) -> Iterator[Started]:
-    backend = MAKERS[request.param]()
+    yield from _run(MAKERS[request.param]())
+
+
+def _run(backend: Any) -> Iterator[Started]:
     size, traits = backend.start()
     yield Started(backend=backend, size=size, traits=traits)
     backend.stop(cancel=True)
@@ -105,8 +108,8 @@ def _everything() -> set[str]:
 
 
 def _belongs_to_a_library(thread: threading.Thread) -> bool:
-    # One idle daemon thread for the life of the process, of a pool that is a global of distributed's.
-    return thread.name.startswith("Dask-Offload")
+    # One idle daemon thread for the life of the process, of a pool that is a global of distributed's; a test's timer.
+    return thread.name.startswith(("Dask-Offload", "pytest_timeout"))
 
 
 def _until(fact: Callable[[], bool], complaint: Callable[[], str], seconds: float = 60) -> None:
@@ -141,37 +144,48 @@ def _run_script(source: str) -> subprocess.CompletedProcess[str]:
 # ---------------------------------------------------------------------------------------- every backend
 
 
-def test_each_call_gives_its_own_result(started: Started) -> None:
-    futures = [started.submit(calls.echo, index) for index in range(30)]
-    assert [future.result(60) for future in futures] == list(range(30))
+class TestCalls:
+    """What leaves a backend as it was: one of each serves all of these tests."""
 
+    @pytest.fixture(scope="class", params=MAKERS)
+    @classmethod
+    def workers(cls, request: pytest.FixtureRequest) -> Iterator[Started]:
+        """A backend that runs, and leaves nothing when it is stopped."""
+        before = _everything()
+        yield from _run(MAKERS[request.param]())
+        _until(lambda: not _everything() - before, lambda: f"left behind: {_everything() - before}")
 
-def test_equal_calls_run_each(started: Started, tmp_path: Path) -> None:
-    log = os.fsencode(tmp_path / "log")
-    wait([started.submit(calls.append, log) for _ in range(5)], 60)
-    assert (tmp_path / "log").read_bytes() == b"x" * 5
+    def test_each_call_gives_its_own_result(self, workers: Started) -> None:
+        futures = [workers.submit(calls.echo, index) for index in range(30)]
+        assert [future.result(60) for future in futures] == list(range(30))
 
+    def test_equal_calls_run_each(self, workers: Started, tmp_path: Path) -> None:
+        log = os.fsencode(tmp_path / "log")
+        wait([workers.submit(calls.append, log) for _ in range(5)], 60)
+        assert (tmp_path / "log").read_bytes() == b"x" * 5
 
-def test_what_a_call_raises_is_the_error_of_its_future_alone(started: Started) -> None:
-    bad, good = started.submit(calls.raise_lookup, "bad"), started.submit(calls.echo, "good")
-    with pytest.raises(LookupError, match="bad"):
-        bad.result(60)
-    assert good.result(60) == "good"
+    def test_what_a_call_raises_is_the_error_of_its_future_alone(self, workers: Started) -> None:
+        bad, good = workers.submit(calls.raise_lookup, "bad"), workers.submit(calls.echo, "good")
+        with pytest.raises(LookupError, match="bad"):
+            bad.result(60)
+        assert good.result(60) == "good"
 
+    def test_traits_tell_truly_whether_calls_run_in_the_caller(self, workers: Started) -> None:
+        assert (workers.submit(calls.pid).result(60) == os.getpid()) is workers.traits.in_caller
 
-def test_traits_tell_truly_whether_calls_run_in_the_caller(started: Started) -> None:
-    assert (started.submit(calls.pid).result(60) == os.getpid()) is started.traits.in_caller
+    def test_calls_that_run_in_the_caller_are_not_said_to_be_noticed_when_it_dies(self, workers: Started) -> None:
+        assert not (workers.traits.in_caller and workers.traits.notices_lost_workers)
+        assert not (workers.traits.in_caller and workers.traits.loses_only_running)
 
+    def test_calls_from_many_threads_all_come_back(self, workers: Started) -> None:
+        with ThreadPoolExecutor(4) as threads:
+            results = list(threads.map(lambda index: workers.submit(calls.echo, index).result(60), range(20)))
+        assert results == list(range(20))
 
-def test_calls_that_run_in_the_caller_are_not_said_to_be_noticed_when_it_dies(started: Started) -> None:
-    assert not (started.traits.in_caller and started.traits.notices_lost_workers)
-    assert not (started.traits.in_caller and started.traits.loses_only_running)
-
-
-def test_calls_from_many_threads_all_come_back(started: Started) -> None:
-    with ThreadPoolExecutor(4) as threads:
-        results = list(threads.map(lambda index: started.submit(calls.echo, index).result(60), range(20)))
-    assert results == list(range(20))
+    def test_a_call_may_start_processes_where_traits_say_so(self, workers: Started) -> None:
+        if not workers.traits.starts_processes or workers.traits.in_caller:
+            pytest.skip("by trait")
+        assert workers.submit(calls.start_process).result(60) == 0
 
 
 def test_a_call_runs_exactly_if_cancel_was_refused(started: Started, tmp_path: Path) -> None:
@@ -245,12 +259,6 @@ def test_calls_on_other_workers_survive_a_lost_one_where_traits_say_so(started: 
     go.touch()
     assert waiting.result(60) == "still here"
     assert other.result(60)
-
-
-def test_a_call_may_start_processes_where_traits_say_so(started: Started) -> None:
-    if not started.traits.starts_processes or started.traits.in_caller:
-        pytest.skip("by trait")
-    assert started.submit(calls.start_process).result(60) == 0
 
 
 @pytest.mark.parametrize("name", ["loky", "joblib-loky", "joblib-multiprocessing", "dask"])
