@@ -78,6 +78,7 @@ _segments_files       L2  buffers for all workers in files, where there is no me
 _functions            L2  functions of __main__ that need to be pickled only once
 _pickler              L2  pickling by value, and the part that cannot be sent
 _wire                 L2  what travels: pickling that names what could not be sent
+_refused              L2  why a worker does not run an envelope that it got
 _tickets              L2  what a chunk has come to, where it can be read when its worker is dead
 _large_functions      L2  says when a function is so large that sending it takes the time
 _envelope             L2  what goes to a worker and what comes back, as objects
@@ -105,6 +106,7 @@ _attempts             L4  which items of a chunk are final, which run again, whi
 _alarms               L4  the thread that sleeps until something is due
 _limits               L4  whether a call on its way has run longer than it may
 _stores               L4  the memory of one executor for large buffers on their way
+_outbox               L4  the way of large buffers, for whoever has none yet
 _shares               L4  what one executor shares with its calls
 _reuse                L4  warm pools: a backend that stays for the next executor of its choice
 _task                 L4  one payload on its way through a backend

@@ -13,7 +13,8 @@ import pytest
 
 import anypool
 from anypool import _tickets
-from anypool._tickets import Revoked, Ticket, Tickets, open_ticket, tickets_are_possible
+from anypool._refused import Revoked
+from anypool._tickets import Ticket, Tickets, open_ticket, tickets_are_possible
 
 pytestmark = pytest.mark.skipif(not tickets_are_possible(), reason="this system has no memory without a name")
 

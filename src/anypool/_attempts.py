@@ -16,14 +16,16 @@ import copy
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from anypool._envelope import Reply, Worker
 from anypool._flow import Part
 from anypool._packing import unpack_note
 from anypool._retry import LOST_AGAIN, Retry
-from anypool._tickets import Seen
 from anypool.errors import CallTimeout, WorkerLost
+
+if TYPE_CHECKING:
+    from anypool._tickets import Seen
 
 __all__ = ["Attempts", "Outcome"]
 

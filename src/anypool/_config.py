@@ -47,16 +47,18 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from anypool import _config_levels
 from anypool._config_choice import Choice, change_settings, check_block, checked, decide
-from anypool._config_explain import Explanation, Row, attempt, explain_levels
 from anypool._config_levels import ARGUMENT, Level, Said
 from anypool._options import option_types
 from anypool._settings import Settings
 
-__all__ = ["Choice", "Explanation", "Row", "Settings", "change_settings", "explain", "resolve", "use", "wishes"]
+if TYPE_CHECKING:
+    from anypool._config_explain import Explanation
+
+__all__ = ["Choice", "Settings", "change_settings", "explain", "resolve", "use", "wishes"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -218,6 +220,8 @@ def explain(backend: object = None, /, **options: Any) -> Explanation:
     >>> explain("serial", seed=7).rows[0]
     Row(key='backend', value='serial', source='argument', lost=())
     """
+    from anypool._config_explain import attempt, explain_levels
+
     errors: list[str] = []
     nothing = Level()
     levels = [

@@ -136,10 +136,12 @@ def _read_url(written: str, source: str) -> Spec:
 
 
 def _read_query(query: str, source: str) -> tuple[tuple[str, str], ...]:
+    if not query:
+        return ()
     from urllib.parse import parse_qsl
 
     try:
-        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True)
     except ValueError as exc:
         raise ConfigError(
             f"options {query!r} are not of the form 'name=value&name=value'{from_source(source)}"

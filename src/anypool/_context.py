@@ -29,7 +29,6 @@ import logging
 import os
 import pickle
 import sys
-import uuid
 from collections.abc import Sequence
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass
@@ -109,7 +108,7 @@ class _Capturer:
         self._seen: _Seen | None = None  # None also where looking is not enough to know
         self._levels: tuple[object, int, tuple[tuple[str, int], ...]] = (None, 0, ())
         self._numbers = itertools.count()
-        self._token = uuid.uuid4().hex
+        self._token = os.urandom(16).hex()
 
     def capture_here(self, dumps: Dumps) -> ContextSnapshot:
         """A snapshot for calls that share the caller's memory."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import threading
-import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import Context, ContextVar
 from types import ModuleType
@@ -69,7 +69,7 @@ class _Homes:
         with self._lock:
             known = self._known.get(id(var))
             if known is None:
-                home = ("", f"{uuid.uuid4().hex}")
+                home = ("", os.urandom(16).hex())
                 self._made[home] = var
                 known = self._known[id(var)] = (var, home)
         return known[1]

@@ -11,11 +11,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 
-from anypool._cpus_cgroups import cgroup_limits
 from anypool._cpus_limit import CpuLimit
-from anypool._cpus_queues import environment_limits
 
 __all__ = ["available_cpus", "cpu_limits"]
 
@@ -24,12 +21,12 @@ __all__ = ["available_cpus", "cpu_limits"]
 _WINDOWS_MAXIMUM = 61
 
 
-def available_cpus(*, root: Path = Path("/"), environ: Mapping[str, str] | None = None) -> int:
+def available_cpus(*, root: str | os.PathLike[str] = "/", environ: Mapping[str, str] | None = None) -> int:
     """Return how many CPUs this process may use: the least of `cpu_limits`, at least 1.
 
     Parameters
     ----------
-    root : Path
+    root : path
         Where the file system starts; another one than "/" is for tests.
     environ : mapping, optional
         The environment; by default that of the process.
@@ -42,15 +39,19 @@ def available_cpus(*, root: Path = Path("/"), environ: Mapping[str, str] | None 
     return min(limit.cpus for limit in cpu_limits(root=root, environ=environ))
 
 
-def cpu_limits(*, root: Path = Path("/"), environ: Mapping[str, str] | None = None) -> list[CpuLimit]:
+def cpu_limits(*, root: str | os.PathLike[str] = "/", environ: Mapping[str, str] | None = None) -> list[CpuLimit]:
     """Return every limit that applies now; `available_cpus` is their minimum.
 
     Nothing is cached: affinity, quotas and variables may change while the process lives. Measured:
     260 us with 20 mounts, most of it the kernel's, so it is for the start of an executor, not for a call.
     Parameters and warnings as in `available_cpus`.
     """
+    # Where somebody says how many workers there are to be, nobody asks.
+    from anypool._cpus_cgroups import cgroup_limits
+    from anypool._cpus_queues import environment_limits
+
     environment = os.environ if environ is None else environ
-    top = str(root).rstrip("/\\")
+    top = os.fspath(root).rstrip("/\\")
     return [*_system_limits(), *cgroup_limits(top), *environment_limits(top, environment)]
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import os
 import threading
-import uuid
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError, Future
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from anypool import _worker
 from anypool._at_exit import finish_at_exit, forget, remember
+from anypool._outbox import LateStores
 from anypool._packing import claim_reply, kept_reply, with_ticket
 from anypool._task import DONE, LOOKS_UP_AFTER, QUEUED, SENT, WITHDRAWN, OpenMap, Task
 from anypool._trouble import own_error
@@ -301,8 +301,11 @@ class Dispatcher:
     def stores(self) -> Stores | None:
         """Where large buffers go, if there is a better way for them than in the pickle."""
         if not self._has_looked_for_stores:
-            self._stores = self._make_stores(self.start()[1])
-            self._has_looked_for_stores = True
+            traits = self.start()[1]
+            with self._lock:
+                if not self._has_looked_for_stores:
+                    self._stores = self._make_stores(traits)
+                    self._has_looked_for_stores = True
         return self._stores
 
     @property
@@ -313,17 +316,17 @@ class Dispatcher:
                 from anypool._shares import Shares
 
                 stores = self.stores
-                self._shares = Shares(uuid.uuid4().hex, stores.keeper if stores else None, self.start()[1])
+                self._shares = Shares(os.urandom(16).hex(), stores.keeper if stores else None, self.start()[1])
             return self._shares
 
     def _make_stores(self, traits: Traits) -> Stores | None:
         if traits.shares_memory or traits.in_caller:
             return None
-        from anypool._stores import HeldStores, LocalStores
+        if not traits.remote:
+            return LateStores()
+        from anypool._stores import HeldStores
         from anypool.backend import HoldsData
 
-        if not traits.remote:
-            return LocalStores()
         # A lease on a warm pool has the powers of the pool.
         backend = getattr(self.backend, "pool_backend", self.backend)
         return HeldStores(backend) if isinstance(backend, HoldsData) else None

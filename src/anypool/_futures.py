@@ -14,7 +14,7 @@ from anypool import _packing
 from anypool._call_text import add_note, name_of, on_worker, short_call
 from anypool._dispatch import Dispatcher
 from anypool._envelope import Envelope, Job, Reply
-from anypool._stores import Outbox
+from anypool._outbox import Outbox
 from anypool._task import Task
 from anypool.errors import ExecutorClosed
 

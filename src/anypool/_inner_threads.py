@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Protocol
 
 from anypool.errors import ConfigError
@@ -51,6 +50,8 @@ def inner_thread_environment(threads: int) -> dict[str, str]:
 
 def can_limit_inner_threads() -> bool:
     """Return whether `limit_inner_threads` has an effect: whether threadpoolctl is installed."""
+    from importlib.util import find_spec
+
     return find_spec("threadpoolctl") is not None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import uuid
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,7 +42,7 @@ class Jobs:
     def __init__(self, settings: Settings, dispatcher: Dispatcher, of: Jobs | None = None) -> None:
         self._settings = settings
         self._dispatcher = dispatcher
-        self._key: str = uuid.uuid4().hex if of is None else of._key
+        self._key: str = os.urandom(16).hex() if of is None else of._key
         self._count: itertools.count[int] = itertools.count() if of is None else of._count
         self._around: Surroundings | None = None
         self._packed_around: tuple[Surroundings, bytes] | None = None

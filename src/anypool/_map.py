@@ -29,7 +29,7 @@ from anypool._chunks import JOURNALED, ChunkSizes, Plan, read
 from anypool._dispatch import Dispatcher
 from anypool._envelope import Envelope, Job, Reply
 from anypool._flow import Flow, Part
-from anypool._stores import Outbox
+from anypool._outbox import Outbox
 from anypool._task import LOOKS_UP_AFTER, SENT, Task
 from anypool._weight import HEAVIEST_CHUNK, read_weighing
 from anypool.errors import ExecutorClosed

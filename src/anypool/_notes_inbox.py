@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -35,7 +34,7 @@ class Inbox:
     """
 
     def __init__(self, backend: Backend, traits: Traits, on_line: Callable[[], object]) -> None:
-        self._key = f"anypool-notes-{uuid.uuid4().hex}"
+        self._key = f"anypool-notes-{os.urandom(16).hex()}"
         self._lines: deque[str] = deque(maxlen=_KEPT)
         self._on_line = on_line
         self._partial = b""

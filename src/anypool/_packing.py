@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, Any
 
 from anypool import _wire
 from anypool._envelope import Envelope, Initializer, Job, Reply, Surroundings, Worker
-from anypool._tickets import open_ticket
 from anypool._weight import HEAVIEST_CHUNK
 from anypool.errors import SendError
 
 if TYPE_CHECKING:
     from anypool._chunks import Plan
+    from anypool._segments import Ref
     from anypool._segments_owner import Segments
     from anypool._tickets import Ref as TicketRef
     from anypool._tickets import Seen, Stub
@@ -139,7 +139,11 @@ def begin_ticket(packed: tuple[Any, ...]) -> Stub | None:
         Another worker had it, and it must not run twice.
     """
     ref, timed = packed[-2:]
-    stub = None if ref is None else open_ticket(ref)
+    if ref is None:
+        return None
+    from anypool._tickets import open_ticket
+
+    stub = open_ticket(ref)
     if stub is not None:
         stub.begin(ref[-1], timed=timed)
     return stub
@@ -284,14 +288,14 @@ def _keep(kept: dict[Any, Any], key: Any, value: Any, at_most: int) -> Any:
 _segments: Segments | None = None  # of this process, as its pages are; used again from chunk to chunk
 
 
-def _results() -> Segments:
-    """Where this worker keeps large results until the caller has read them."""
+def _store_results(buffers: list[pickle.PickleBuffer]) -> Sequence[Ref] | None:
+    """Keep large results of this worker until the caller has read them."""
     global _segments
     if _segments is None:
         from anypool._segments_owner import Segments
 
         _segments = Segments()
-    return _segments
+    return _segments.store(buffers)
 
 
 def claim_reply(packed: Any) -> None:
@@ -302,7 +306,7 @@ def claim_reply(packed: Any) -> None:
 
 def pack_reply(reply: Reply, to: Head) -> tuple[Any, ...]:
     """`reply` as a tuple of bytes; `to` is the head of the envelope that it answers."""
-    store = _results().store if to.keeps_buffers else None
+    store = _store_results if to.keeps_buffers else None
     unsendable: dict[int, SendError] = {}
 
     def refuse(offset: int, why: SendError) -> bytes:

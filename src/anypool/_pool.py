@@ -35,7 +35,7 @@ from anypool._worker_end import WorkerDied, fault_file, post_mortem, read_faults
 
 __all__ = ["LocalPool", "WorkerDied"]
 
-DEFAULT_PRELOAD: Final = ("anypool._worker", "multiprocessing")
+DEFAULT_PRELOAD: Final = ("anypool._worker", "anypool._tickets", "multiprocessing")
 """What the fork server imports once, so that no worker has to."""
 
 _START_ATTEMPTS: Final = 3

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -95,7 +94,9 @@ class Retry:
             delay = self.max_delay
         if not delay or not self.jitter:
             return delay
-        drawn = int.from_bytes(hashlib.blake2b(b"%d/%d" % (index, attempt), digest_size=7).digest()) / (1 << 56)
+        from hashlib import blake2b
+
+        drawn = int.from_bytes(blake2b(b"%d/%d" % (index, attempt), digest_size=7).digest()) / (1 << 56)
         return delay * (1 - self.jitter * drawn)
 
 

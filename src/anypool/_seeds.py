@@ -18,7 +18,6 @@ numbers. Only the standard library is loaded here; numpy when it is asked for.
 
 from __future__ import annotations
 
-import random as stdlib_random
 import sys
 from collections.abc import Sequence
 from contextvars import ContextVar
@@ -29,6 +28,8 @@ from typing import TYPE_CHECKING
 from anypool.errors import AnypoolError, ConfigError, MissingExtra
 
 if TYPE_CHECKING:
+    import random as stdlib_random
+
     import numpy
 
 __all__ = [
@@ -137,7 +138,9 @@ def generator(seed: Seed, index: int) -> numpy.random.Generator:
 
 def python_random(seed: Seed, index: int) -> stdlib_random.Random:
     """Return the `random.Random` of item `index`; the same whether or not numpy is installed."""
-    return stdlib_random.Random(int.from_bytes(digest(seed, index, "call"), "big"))
+    from random import Random
+
+    return Random(int.from_bytes(digest(seed, index, "call"), "big"))
 
 
 def digest(seed: Seed, index: int, purpose: str) -> bytes:

@@ -6,7 +6,6 @@ import hashlib
 import mmap
 import os
 import tempfile
-import uuid
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -69,7 +68,7 @@ class Files:
         if not self._looked_for_leftovers:
             self._looked_for_leftovers = True
             _remove_leftovers()
-        path = Path(tempfile.gettempdir(), f"{_PREFIX}{os.getpid()}-{uuid.uuid4().hex}{_SUFFIX}")
+        path = Path(tempfile.gettempdir(), f"{_PREFIX}{os.getpid()}-{os.urandom(16).hex()}{_SUFFIX}")
         try:
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file, memoryview(buffer) as data:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from anypool._wire import Parcel
     from anypool.backend import HoldsData
 
-__all__ = ["HeldStores", "LocalStores", "Outbox", "Stores"]
+__all__ = ["HeldStores", "LocalStores", "Stores"]
 
 _WORTH_HOLDING = 1 << 20
 """From how many bytes on data is brought to a cluster's workers apart from the call: two more messages, some 5 ms."""
@@ -159,28 +159,3 @@ def _digest(buffer: Buffer) -> bytes:
     import hashlib
 
     return hashlib.sha256(buffer).digest()
-
-
-class Outbox:
-    """The arguments of one envelope."""
-
-    def __init__(self, stores: Stores) -> None:
-        self._stores = stores
-        self._refs: list[Ref] = []
-
-    def store(self, buffers: Sequence[Buffer]) -> Sequence[Ref] | None:
-        """Refs of `buffers`; None: let them travel in the pickle."""
-        refs = self._stores.send(buffers)
-        self._refs += refs or ()
-        return refs
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether all of it travels in the pickle."""
-        return not self._refs
-
-    def close(self) -> None:
-        """Take back what no worker has opened. What one has opened stays good."""
-        if self._refs:
-            self._stores.take_back(self._refs)
-            self._refs = []

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from anypool._stores import Outbox
+    from anypool._outbox import Outbox
     from anypool._tickets import Seen, Ticket
 
 __all__ = ["DONE", "LOOKS_UP_AFTER", "QUEUED", "SENT", "WITHDRAWN", "OpenMap", "Task"]

@@ -32,7 +32,9 @@ import weakref
 from time import monotonic
 from typing import NamedTuple, TypeAlias
 
-__all__ = ["BegunBefore", "Ref", "Revoked", "Seen", "Stub", "Ticket", "Tickets", "open_ticket", "tickets_are_possible"]
+from anypool._refused import BegunBefore, Revoked
+
+__all__ = ["Ref", "Seen", "Stub", "Ticket", "Tickets", "open_ticket", "tickets_are_possible"]
 
 Ref: TypeAlias = tuple[int, int, int, int, int]
 """Where a ticket is: the caller's pid, its descriptor, device, inode; and the serial number of the chunk."""
@@ -75,27 +77,6 @@ class Seen(NamedTuple):
     running: int
     log: list[tuple[int, bytes]]
     reply: bytes | None = None
-
-
-class Revoked(Exception):
-    """The chunk was given up here, and runs elsewhere."""
-
-
-class BegunBefore(Exception):
-    """The chunk was begun by another worker, which was lost before its reply was fetched.
-
-    Parameters
-    ----------
-    pid : int
-        Of that worker.
-    """
-
-    def __init__(self, pid: int) -> None:
-        super().__init__(pid)
-        self.pid = pid
-
-    def __str__(self) -> str:
-        return f"process {self.pid} had begun it, and was lost before its result was fetched"
 
 
 def tickets_are_possible() -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from anypool._current import this_worker
-from anypool._tickets import BegunBefore
+from anypool._refused import BegunBefore
 from anypool.errors import AnypoolError, BackendError, WorkerLost
 
 if TYPE_CHECKING:

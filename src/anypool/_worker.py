@@ -26,9 +26,9 @@ from anypool._current import Running, running, this_worker
 from anypool._envelope import Envelope, Initializer, Job, Reply, Surroundings
 from anypool._frames import without_ours
 from anypool._packing import begin_ticket, head_of, keep_reply, pack_note, pack_reply, unpack
+from anypool._refused import Revoked
 from anypool._relay import Capture, install_for_good
 from anypool._seeds import enter_call
-from anypool._tickets import Revoked
 from anypool._weight import HEAVIEST_CHUNK, weigh_all
 from anypool.errors import SendError
 
