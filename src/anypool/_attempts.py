@@ -35,7 +35,7 @@ _UNBEGUN_AGAIN = 10
 NEVER = 1 << 62
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Outcome:
     """What to do with the items of one chunk.
 
@@ -60,7 +60,7 @@ class Outcome:
     attempts: dict[int, int] = field(default_factory=dict)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Runs:
     """The runs of one item that have failed."""
 

@@ -38,7 +38,7 @@ _PATIENCE = 2.0
 _LOOKS = 64
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Plan:
     """One chunk to be: at most `size` items; hand back the rest after `budget` seconds, if given."""
 

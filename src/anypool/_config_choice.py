@@ -36,7 +36,7 @@ __all__ = [
 DEFAULT = Spec(name="processes", written="processes", source="default")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
 class Choice:
     """What was decided, checked and converted. Nothing has been started.
 
@@ -65,7 +65,7 @@ class Choice:
         return self.backend(**self.options) if isinstance(self.backend, type) else self.backend
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
 class Picked:
     """What was written, sorted by whether it counts for the backend that won."""
 

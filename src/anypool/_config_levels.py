@@ -53,7 +53,7 @@ def from_source(source: str) -> str:
     return "" if source == ARGUMENT else f", from {source}"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
 class Said:
     """One option as it was written in one place. Bound to `backend`, or to none in particular."""
 
@@ -64,7 +64,7 @@ class Said:
     environment: bool = False
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
 class Spec:
     """A backend as it was written in one place, with the options inside the spelling."""
 
@@ -81,7 +81,7 @@ class Spec:
         return self.target is not None and not isinstance(self.target, type)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
 class Level:
     """What one place says, in order of strength: `narrow`, the options inside `spec`, `general`."""
 

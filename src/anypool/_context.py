@@ -68,7 +68,7 @@ def capture_context(
     return _capturer.capture(tuple(env), dumps)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
 class _Seen:
     """A snapshot, and what was looked at for it.
 

@@ -149,7 +149,7 @@ class _Foreign:
             return stack.pop_all()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
 class _Prepared:
     """A snapshot in the terms of this process."""
 

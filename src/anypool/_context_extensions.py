@@ -14,7 +14,7 @@ from anypool._context_snapshot import Dumps, try_dumps
 __all__ = ["enter_extension", "packed_extensions", "register_context", "registered"]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
 class Extension:
     """How a setting is read, and by what reference a worker finds what applies it."""
 

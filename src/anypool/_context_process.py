@@ -65,7 +65,7 @@ def _unpacked_pattern(packed: tuple[str, int] | str | None) -> re.Pattern[str] |
     return re.compile(*packed) if isinstance(packed, tuple) else packed
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
 class ProcessSettings:
     """What a snapshot says about a process, in the terms of this one."""
 

@@ -11,8 +11,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
-from anypool._cpus_limit import CpuLimit
+if TYPE_CHECKING:
+    from anypool._cpus_limit import CpuLimit
+
 
 __all__ = ["available_cpus", "cpu_limits"]
 
@@ -56,6 +59,8 @@ def cpu_limits(*, root: str | os.PathLike[str] = "/", environ: Mapping[str, str]
 
 
 def _system_limits() -> Iterator[CpuLimit]:
+    from anypool._cpus_limit import CpuLimit
+
     # None where the platform cannot tell: then one CPU is what we know to exist.
     yield CpuLimit(source="system", cpus=os.cpu_count() or 1, detail="os.cpu_count()")
     if sys.platform == "win32":

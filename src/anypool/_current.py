@@ -14,7 +14,7 @@ from anypool._envelope import Job, Worker
 __all__ = ["Running", "current_worker", "running", "this_worker"]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Running:
     """The chunk that this context is a part of; `position` gives the offset of the current item."""
 

@@ -40,7 +40,7 @@ __all__ = [
 GROUP = "anypool.backends"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(kw_only=True, slots=True, eq=False)
 class _BuiltIn:
     """One of our own backends: its class, and the extra that brings the modules it imports."""
 
