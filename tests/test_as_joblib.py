@@ -178,6 +178,12 @@ def test_an_executor_that_is_given_is_used_and_stays_open():
             joblib.parallel_config(backend="anypool", anypool_backend=ex, max_workers=2)
 
 
+def test_an_executor_under_another_name_is_told_the_right_one():
+    with anypool.get_executor("serial") as ex, pytest.raises(anypool.ConfigError, match="anypool_backend="):
+        with joblib.parallel_config(backend="anypool", executor=ex):
+            run(square, range(3))
+
+
 def test_options_can_stand_in_parallel_itself():
     assert run(_who, range(3), backend="anypool", anypool_backend="threads", max_workers=2) == ["threads"] * 3
 

@@ -108,6 +108,8 @@ class _Source:
         self.options = {"reuse": True, **options}
         if self.given is not None and options:
             raise ConfigError(f"options beside an executor: {', '.join(sorted(options))}; give them where it is made")
+        if "executor" in options:  # a good guess
+            raise ConfigError("the executor for joblib is named by anypool_backend=, and not by executor=")
 
     def open(self, n_jobs: int, settings: Mapping[str, Any]) -> tuple[PoolExecutor, int]:
         """An executor for so many jobs, and how many it runs at once."""

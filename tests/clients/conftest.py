@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import multiprocessing
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             # What these libraries warn of is their affair. What anypool warns of would fail the test.
             item.add_marker(pytest.mark.filterwarnings("ignore"))
             item.add_marker(pytest.mark.filterwarnings("error:.*anypool"))
+
+
+# Before what looks for changes.
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup() -> Generator[None, Any, Any]:
+    """Settle multiprocessing's start method: these libraries ask for it, and whoever asks first settles it."""
+    multiprocessing.get_start_method()
+    return (yield)
 
 
 @pytest.fixture(scope="module", params=["processes", "threads"])

@@ -22,7 +22,8 @@ from pymoo.algorithms.moo.nsga2 import NSGA2  # noqa: E402
 from pymoo.core.problem import ElementwiseProblem  # noqa: E402
 from pymoo.optimize import minimize  # noqa: E402
 from pymoo.parallelization.starmap import StarmapParallelization  # noqa: E402
-from scipy.optimize import differential_evolution  # noqa: E402
+from scipy.integrate import quad_vec  # noqa: E402
+from scipy.optimize import brute, differential_evolution  # noqa: E402
 
 
 def bowl(x):
@@ -36,6 +37,14 @@ def test_scipy(executor):
         ).x
 
     np.testing.assert_array_equal(solve(executor.map), solve(map))
+
+
+def test_whatever_of_scipy_takes_a_map(executor):
+    def search(workers):
+        return brute(bowl, [slice(-2, 2, 0.5)] * 2, workers=workers, finish=None)
+
+    np.testing.assert_array_equal(search(executor.map), search(1))
+    assert quad_vec(np.sin, 0, 1, workers=executor.map)[0] == quad_vec(np.sin, 0, 1)[0]
 
 
 class Curve(ElementwiseProblem):

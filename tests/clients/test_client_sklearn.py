@@ -14,7 +14,8 @@ from anypool._bridge import stop_unused_trackers
 
 library("sklearn")
 from sklearn.datasets import make_classification  # noqa: E402
-from sklearn.ensemble import RandomForestClassifier  # noqa: E402
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier  # noqa: E402
+from sklearn.inspection import permutation_importance  # noqa: E402
 from sklearn.linear_model import LogisticRegression  # noqa: E402
 from sklearn.model_selection import GridSearchCV, cross_val_score  # noqa: E402
 
@@ -56,6 +57,15 @@ def test_random_forest_in_shared_memory():
         with joblib.parallel_config(backend="anypool", anypool_backend=ex):
             forest.n_jobs = 2
             np.testing.assert_allclose(forest.predict_proba(X), expected, rtol=1e-12)
+
+
+def test_permutation_importance_of_boosted_trees(on_anypool):
+    trees = HistGradientBoostingClassifier(max_iter=5, random_state=0).fit(X, Y)
+
+    def importances(n_jobs):
+        return permutation_importance(trees, X, Y, n_repeats=3, random_state=0, n_jobs=n_jobs).importances
+
+    np.testing.assert_array_equal(importances(2), importances(1))
 
 
 def test_cross_val_score(on_anypool):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, as_completed, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, as_completed, wait
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,14 @@ class FuturesTests(SubjectFixtures):
         for future in (good, bad):
             assert (future.done(), future.running(), future.cancelled()) == (True, False, False)
             assert future.cancel() is False
+
+    def test_futures_wait_together_with_those_of_another_executor(self, executor: Any) -> None:
+        with ThreadPoolExecutor(1) as threads:
+            futures = [threads.submit(_calls.double, 1), executor.submit(_calls.double, 2)]
+            futures += [executor.submit(_calls.fail_at, (3,), 3), threads.submit(_calls.double, 4)]
+            assert set(as_completed(futures, timeout=LIMIT)) == set(futures)
+            assert wait(futures, timeout=LIMIT).not_done == set()
+        assert [type(each.exception()) for each in futures] == [type(None), type(None), LookupError, type(None)]
 
     @offers(synchronous=False)
     def test_a_future_is_not_done_before_its_call(self, executor: Any, place: Path) -> None:
