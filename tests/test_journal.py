@@ -167,6 +167,23 @@ def test_a_journal_that_others_can_write_is_not_unpickled(tmp_path: Path) -> Non
             ex.map(_square, [1], journal=journal)
 
 
+@pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
+@pytest.mark.parametrize("is_link", [False, True], ids=["file", "link"])
+def test_what_others_have_laid_beside_a_journal_is_not_read(tmp_path: Path, suffix: str, is_link: bool) -> None:
+    journal, beside = tmp_path / "j", tmp_path / f"j{suffix}"
+    with anypool.get_executor("serial") as ex:
+        list(ex.map(_square, [1], journal=journal))
+        if is_link:
+            beside.symlink_to("elsewhere")
+        else:
+            beside.touch()
+            beside.chmod(0o666)
+        with pytest.raises(JournalError, match="another user"):
+            ex.map(_square, [1], journal=journal)
+        beside.unlink()
+        assert list(ex.map(_square, [1], journal=journal)) == [1]
+
+
 def test_two_maps_at_once_cannot_have_one_journal(tmp_path: Path) -> None:
     with anypool.get_executor("serial") as ex:
         first = ex.map(_square, range(2000), journal=tmp_path / "j")

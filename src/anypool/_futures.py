@@ -270,13 +270,12 @@ class CallTask(Task):
                 if watched is not None:
                     watched.arrived(packed, reply, arrived_at, self.sent_at)
                 if reply.broken is not None:
-                    raise self.dispatcher.fail_initializer(reply.broken)
+                    self._fail(self.dispatcher.fail_initializer(reply.broken))
+                    return
                 is_over = attempts.are_over(1, reply)
                 outcome = None if is_over else attempts.settle(self._index, (self._call,), reply)
         except BaseException as exc:  # ours: a reply that cannot be read; whoever waits must not wait for ever
-            future = self._take_future()
-            if future.set_running_or_notify_cancel():
-                future.set_exception(exc)
+            self._fail(exc)
             return
         if outcome is None:
             self._settle(self._take_future(), reply, {})
@@ -293,6 +292,11 @@ class CallTask(Task):
             again.free()
             if future.set_running_or_notify_cancel():
                 future.set_exception(exc)
+
+    def _fail(self, error: BaseException) -> None:
+        future = self._take_future()
+        if future.set_running_or_notify_cancel():
+            future.set_exception(error)
 
     def _next_run(self) -> CallTask:
         assert self._job is not None

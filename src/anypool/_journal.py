@@ -36,6 +36,9 @@ _SYNC_EVERY = 1.0
 
 _OF_THE_JOURNAL = Worker("journal", "", 0, "")
 
+_BESIDE = ("-wal", "-shm", "-journal")
+"""What SQLite appends to the name of its file for others."""
+
 _LOOKED_UP_AT_ONCE = 256
 
 _LOOK_UP = 'SELECT "index", fingerprint, result, output FROM items WHERE "index" >= ? AND "index" < ?'
@@ -190,10 +193,18 @@ class Journal:
             os.close(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise JournalError(f"journal {self._path!r} is not a file")
-        if hasattr(os, "geteuid") and (found.st_uid != os.geteuid() or found.st_mode & 0o022):
+        self._check_owner(self._path, found)
+        # What SQLite finds in them it takes for a part of the journal; in a folder like /tmp anybody can make them.
+        for path in (self._path + suffix for suffix in _BESIDE):
+            with contextlib.suppress(FileNotFoundError):
+                self._check_owner(path, os.lstat(path))
+
+    def _check_owner(self, path: str, found: os.stat_result) -> None:
+        is_own = not hasattr(os, "geteuid") or (found.st_uid == os.geteuid() and not found.st_mode & 0o022)
+        if not is_own or not stat.S_ISREG(found.st_mode):
             raise JournalError(
-                f"journal {self._path!r} could have been written by another user, and what it holds is unpickled: "
-                "it must be yours, and writable by you alone (chmod go-w)"
+                f"journal {self._path!r}: {path!r} could have been written by another user, and what it holds is "
+                "unpickled: it must be a file of yours, and writable by you alone (chmod go-w)"
             )
 
     def _prepare(self) -> None:
