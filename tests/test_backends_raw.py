@@ -659,7 +659,7 @@ def test_a_cluster_started_by_its_own_command_line_is_used(running_scheduler: An
     import distributed
 
     with distributed.Client(address, set_as_default=False) as client:
-        client.wait_for_workers(2, timeout=30)
+        client.wait_for_workers(2, timeout=60)
     backend = Dask(**Dask.from_url(address.removeprefix("tcp://")), connect_timeout=30)
     size, traits = backend.start()
     assert (size, traits.remote, traits.in_caller) == (2, True, False)

@@ -82,7 +82,7 @@ COMMANDS = ("backends", "config", "map", "compare", "verify", "check", "bench", 
 def run(*arguments: str, path: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [path, SOURCE]))}
     command = [sys.executable, "-m", "anypool", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=50, **options)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, **options)
 
 
 def answer(capsys: pytest.CaptureFixture[str], *arguments: str, status: int = 0) -> Any:
@@ -404,7 +404,7 @@ def test_a_reader_that_went_away_is_no_error() -> None:
             stdout=closed,
             stderr=subprocess.PIPE,
             text=True,
-            timeout=50,
+            timeout=240,
         )
     assert (process.returncode, process.stderr) == (0, "")
 

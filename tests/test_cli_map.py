@@ -73,7 +73,7 @@ def run(*arguments: str, text: str | bytes = "", **variables: str) -> subprocess
         input=text.encode() if isinstance(text, str) else text,
         env={**os.environ, "PYTHONPATH": SOURCE, **variables},
         capture_output=True,
-        timeout=50,
+        timeout=240,
     )
     return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -292,7 +292,7 @@ def test_results_that_cannot_be_written_are_told() -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "anypool", "map", "work.py:square", "range(3)"],
-            env={**os.environ, "PYTHONPATH": SOURCE}, stdout=full, stderr=subprocess.PIPE, text=True, timeout=50,
+            env={**os.environ, "PYTHONPATH": SOURCE}, stdout=full, stderr=subprocess.PIPE, text=True, timeout=240,
         )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr.startswith("anypool: the results cannot be written: ")
@@ -329,7 +329,7 @@ def test_backends_are_completed_after_a_comma() -> None:
         "_ANYPOOL_COMPLETE": "bash_complete",
     }
     done = subprocess.run(
-        [sys.executable, "-m", "anypool"], env=environment, capture_output=True, text=True, timeout=50
+        [sys.executable, "-m", "anypool"], env=environment, capture_output=True, text=True, timeout=240
     )
     assert done.stdout == "plain,serial,threads\n"
 

@@ -102,9 +102,11 @@ def test_few_blocks_are_shown_without_being_run():
 
 
 @pytest.mark.parametrize("block", SCRIPTS, ids=str)
-def test_a_block_of_python_prints_what_is_shown_below_it(block, tmp_path):
+def test_a_block_of_python_prints_what_is_shown_below_it(block, tmp_path, monkeypatch):
     if "dask" in block.code and "dask" not in BACKENDS:
         pytest.skip("distributed is not installed")
+    if "dask.distributed" in block.code:  # which warns of a machine that does other work
+        monkeypatch.setenv("DASK_LOGGING__DISTRIBUTED", "error")
     write_files(block, tmp_path)
     script = tmp_path / (block.file or "script.py")
     script.write_text(block.code, encoding="utf-8")
@@ -132,7 +134,7 @@ def test_a_command_that_is_shown_runs(block, tmp_path):
     environment |= {"ANYPOOL_CONFIG": "none"}
     done = subprocess.run(
         ["sh", "-e", "-c", block.code],
-        capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=50, check=False,
+        capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=240, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     if block.output is not None:

@@ -199,7 +199,7 @@ def test_the_notebook_runs_in_a_real_kernel(monkeypatch):
         "import sys, nbformat, nbclient\n"
         "notebook = nbformat.read('first_steps.ipynb', as_version=4)\n"
         "nbformat.validate(notebook)\n"
-        "nbclient.NotebookClient(notebook, timeout=50, kernel_name='python3').execute()\n"
+        "nbclient.NotebookClient(notebook, timeout=240, kernel_name='python3').execute()\n"
         "for cell in notebook.cells:\n"
         "    sys.stdout.write(''.join(output['text'] for output in cell.get('outputs', ())))\n"
     )

@@ -32,7 +32,7 @@ def run_python(code: str, **environ: str) -> str:
         env={**os.environ, "PYTHONPATH": str(Path(anypool.__path__[0]).parent), **environ},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -508,7 +508,7 @@ def watched(request, tmp_path_factory):
     environment = {**os.environ, "ANYPOOL_BACKEND": "no such backend", "ANYPOOL_NONSENSE": "1"}
     done = subprocess.run(
         [sys.executable, "-B", "-W", "error", "-c", WATCHED_IMPORT, request.param],
-        capture_output=True, text=True, env=environment, cwd=directory, timeout=30, check=False,
+        capture_output=True, text=True, env=environment, cwd=directory, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -151,7 +151,7 @@ def test_ctrl_c_ends_with_one_short_traceback(backend, tmp_path):
         import anypool
 
         with anypool.get_executor(max_workers=2) as ex:
-            for result in ex.map(time.sleep, [0.01, 2, 2]):
+            for result in ex.map(time.sleep, [0.01, 200, 200]):
                 print("ready", flush=True)
     """
     (tmp_path / "script.py").write_text(textwrap.dedent(script))
@@ -164,12 +164,12 @@ def test_ctrl_c_ends_with_one_short_traceback(backend, tmp_path):
         assert process.stdout.readline() == "ready\n"
         begin = time.monotonic()
         process.send_signal(signal.SIGINT)
-        _, text = process.communicate(timeout=30)
+        _, text = process.communicate(timeout=240)
     except BaseException:
         process.kill()
         process.communicate()
         raise
-    assert time.monotonic() - begin < 10
+    assert time.monotonic() - begin < 100
     assert process.returncode == -signal.SIGINT
     assert text.count("Traceback") == 1
     assert last_line(text) == "KeyboardInterrupt"

@@ -184,7 +184,7 @@ def test_on_a_terminal_what_calls_print_is_not_mixed_with_the_bar(kind, tmp_path
     except OSError:  # the other end is closed: so Linux says it
         pass
     os.close(ours)
-    assert child.wait(timeout=30) == 0, shown
+    assert child.wait(timeout=240) == 0, shown
     assert (tmp_path / "out").read_text() == "".join(f"hello {x}\n" for x in range(20))
     assert b"20" in shown
     assert b"hello" not in shown

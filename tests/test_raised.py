@@ -930,7 +930,7 @@ def run_script(path: Path, *options: str) -> str:
         env={**os.environ, "PYTHONPATH": source},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -1029,7 +1029,7 @@ if __name__ == "__main__":
         except Mine as exc:
             return pickle.dumps(pack(exc, cloudpickle.dumps))
     done = subprocess.run(
-        [sys.executable, "-c", code], input=cloudpickle.dumps(elsewhere), capture_output=True, timeout=40
+        [sys.executable, "-c", code], input=cloudpickle.dumps(elsewhere), capture_output=True, timeout=240
     )
     exc = unpack(pickle.loads(bytes.fromhex(done.stdout.decode())), pickle.loads)
     told.append([type(exc).__module__, exc.a, str(exc), type(exc) is Mine])

@@ -80,7 +80,7 @@ def test_a_command_that_is_shown_runs(block, tmp_path):
     environment["ANYPOOL_CONFIG"] = "none"
     done = subprocess.run(
         ["sh", "-e", "-c", block.code],
-        capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=50, check=False,
+        capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=240, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     if "squares.py" in block.code:

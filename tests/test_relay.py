@@ -380,7 +380,7 @@ def test_a_process_that_a_call_forks_writes_to_the_inherited_stream() -> None:
         context.run(call)
     print(capture.events)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, timeout=50, text=True)
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, timeout=240, text=True)
     assert done.stderr == ""
     assert done.stdout.splitlines() == ["child", "child", "[(0, 'stdout', 'parent\\n', False)]"]
 

@@ -26,7 +26,7 @@ def run_pytest(directory: Path, code: str, *options: str) -> subprocess.Complete
     path.write_text(code)
     command = [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "-c", os.devnull, *options, str(path)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    return subprocess.run(command, capture_output=True, text=True, timeout=50, env=environment, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment, check=False)
 
 
 def suite_tests() -> list[Any]:
@@ -102,7 +102,7 @@ def test_a_library_that_is_missing_is_named_with_the_command(library: str) -> No
         "anypool.testing.Gate\n"
         "anypool.testing.ExecutorTests\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240, check=False)
     assert f"MissingExtra: anypool.testing needs: pip install {library}\n" in done.stderr
 
 
