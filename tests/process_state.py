@@ -11,7 +11,6 @@ import signal
 import sys
 import tempfile
 import threading
-import warnings
 from typing import Any
 
 __all__ = ["process_state", "what_changed"]
@@ -36,8 +35,6 @@ def process_state() -> dict[str, Any]:
         "working directory": os.getcwd(),
         "signal handlers": {each.name: repr(signal.getsignal(each)) for each in signal.Signals},
         "root logger": (root.level, logging.root.manager.disable, len(root.handlers)),
-        "warning filters": len(warnings.filters),
-        "warnings.showwarning": id(warnings.showwarning),
         "hooks for exceptions": (id(sys.excepthook), id(threading.excepthook), id(sys.unraisablehook)),
         "trace functions": (sys.gettrace(), sys.getprofile()),
         "start method": multiprocessing.get_start_method(allow_none=True),
