@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from anypool.testing._clauses import clause_of
 from anypool.testing._effects import poll
@@ -28,6 +29,9 @@ def pytest_configure() -> None:
         faulthandler.enable()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # run by `sh -c "... &"`, and children would inherit it
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # An example that took 0.2 s, and 0.1 ms when it was tried again, tells of the machine.
+    settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy machine")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -389,7 +389,7 @@ def test_a_callable_may_wait_for_other_submitted_calls():
     with anypool.get_executor("processes", max_workers=1) as executor:
         view = executor.options(progress=lambda progress: answers.append(executor.submit(double, 1).result(30)))
         assert [future.result(30) for future in [view.submit(double, x) for x in range(3)]] == [0, 2, 4]
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not answers:
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -420,7 +420,7 @@ def test_an_executor_that_nobody_holds_takes_its_display_down():
     executor = anypool.get_executor("threads", max_workers=1, progress=seen.append)
     assert executor.submit(double, 1).result() == 2
     del executor
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not seen or not seen[-1].is_over:
         assert time.monotonic() < deadline
         time.sleep(0.01)

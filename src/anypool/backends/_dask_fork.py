@@ -108,8 +108,8 @@ def begin_as_fork() -> None:
     generators: Any = sys.modules.get("numpy.random")  # NumPy 1 imports it with itself
     if generators is not None:
         generators.seed()  # else all workers would draw the same numbers; `random` sees to that itself
-    # A fork ends without what was registered with `atexit`.
-    util.Finalize(None, atexit._run_exitfuncs, exitpriority=0)
+    if sys.version_info < (3, 13):  # a fork ended without what was registered with `atexit`
+        util.Finalize(None, atexit._run_exitfuncs, exitpriority=0)
 
 
 def exit_now() -> NoReturn:
