@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -377,6 +378,16 @@ def test_urls_become_options() -> None:
 # --------------------------------------------------------------------------------------------------- Dask
 
 
+def _cluster_process() -> psutil.Process:
+    found = []
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # somebody else's that has just ended
+            if "_dask_cluster" in " ".join(child.cmdline()):
+                found.append(child)
+    (cluster,) = found
+    return cluster
+
+
 def test_a_dask_cluster_leaves_the_caller_as_it_was(nothing_left: None) -> None:
     import logging
     import warnings
@@ -414,7 +425,7 @@ def test_workers_of_a_local_dask_cluster_are_forked_and_are_like_others(tmp_path
         workers = [int((tmp_path / f"started-{index}").read_text()) for index in range(2)]
         go.touch()
         (server,) = {psutil.Process(pid).ppid() for pid in workers}
-        (cluster,) = (each for each in psutil.Process().children() if "_dask_cluster" in " ".join(each.cmdline()))
+        cluster = _cluster_process()
         assert psutil.Process(server).ppid() == cluster.pid
         wait(held, 60)
         first_of = dict(reversed([backend.submit(calls.draw, None).result(60) for _ in range(20)]))
@@ -521,7 +532,7 @@ def test_a_dead_scheduler_fails_its_calls_as_lost(nothing_left: None, tmp_path: 
     backend = Dask(max_workers=1, connect_timeout=2)
     size, traits = backend.start()
     (running,), _ = _block(Started(backend=backend, size=size, traits=traits), tmp_path, 1)
-    (cluster,) = (each for each in psutil.Process().children() if "_dask_cluster" in " ".join(each.cmdline()))
+    cluster = _cluster_process()
     cluster.kill()
     assert isinstance(running.exception(60), traits.lost)
     later = backend.submit(calls.echo, 1)
