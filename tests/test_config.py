@@ -329,6 +329,8 @@ def test_initargs_are_never_looked_into() -> None:
         ("nested", (), "nested must name at least one backend"),
         ("nested", ["serail"], "no backend 'serail'.*; did you mean 'serial'"),
         ("relays", True, "no option 'relays'; did you mean 'relay'"),
+        ("on_lost", "rety", "must be one of 'raise', 'retry', not 'rety'.*; did you mean 'retry'"),
+        ("progress", "tqmd", "not 'tqmd'.*; did you mean 'tqdm'"),
     ],
 )
 def test_a_value_that_cannot_be_is_a_config_error_in_every_place(

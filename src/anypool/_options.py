@@ -12,7 +12,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import lru_cache
 from typing import Any, Literal, Union
@@ -122,9 +122,20 @@ def check_option(name: str, value: Any, hint: Any, *, owner: str, source: str | 
     except _UnfitError as exc:
         got = f"{value!r} ({type(value).__name__})"
         where = f", from {source}" if source else ""
-        detail = f": {exc}" if str(exc) else ""
+        detail = did_you_mean(value, _choices(hint)) if isinstance(value, str) else ""
+        if not detail and str(exc):
+            detail = f": {exc}"
         message = f"{owner}: option {name!r} must be {describe(hint)}, not {got}{where}{detail}"
         raise ConfigError(message) from exc.__cause__
+
+
+def _choices(hint: Any) -> Iterator[str]:
+    """The texts that `hint` names."""
+    for each in typing.get_args(hint):
+        if isinstance(each, str):
+            yield each
+        else:
+            yield from _choices(each)
 
 
 def describe(hint: Any) -> str:

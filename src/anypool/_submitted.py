@@ -74,7 +74,7 @@ class Submitted:
             notes = None
             kind = kind_shown(self._settings.progress)
             if kind is not False:
-                found = meter_parts(kind, backend, traits, _NAME, 0, lambda: None)
+                found = meter_parts(kind, backend, traits, _NAME, 1, lambda: None)
                 if found is not None:
                     from anypool._submitted_meter import SubmittedMeter
 
