@@ -37,7 +37,8 @@ def process_state() -> dict[str, Any]:
         "root logger": (root.level, logging.root.manager.disable, len(root.handlers)),
         "hooks for exceptions": (id(sys.excepthook), id(threading.excepthook), id(sys.unraisablehook)),
         "trace functions": (sys.gettrace(), sys.getprofile()),
-        "start method": multiprocessing.get_start_method(allow_none=True),
+        # Whoever asks first settles it, which tqdm and joblib do: the default is what it was.
+        "start method": multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0],
         "temporary directory": tempfile.tempdir,
         "limits": (sys.getrecursionlimit(), sys.getswitchinterval(), gc.isenabled(), locale.setlocale(locale.LC_ALL)),
         "CPUs": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [],
