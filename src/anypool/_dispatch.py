@@ -442,9 +442,8 @@ class Dispatcher:
     def _send(self, task: Task) -> None:
         task.sent_at = perf_counter()
         payload, task.payload = task.payload, None
-        if self._tickets is not None and (ticket := self._tickets.take()) is not None:
-            task.ticket = ticket
-            payload = with_ticket(payload, ticket.reset(), timed=task.limit is not None)
+        if self._tickets is not None:
+            payload = _with_ticket(task, payload, self._tickets)
         try:
             native = self.backend.submit(_worker.run, payload)
         except BaseException as exc:
@@ -570,3 +569,12 @@ class Dispatcher:
                 # Logged where the stdlib's executors log it.
                 logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=error)
         return self.broken
+
+
+def _with_ticket(task: Task, payload: Any, tickets: Tickets) -> Any:
+    """`payload` with a ticket, which nothing but `task` holds then: a pool's error keeps the frame that met it."""
+    ticket = tickets.take()
+    if ticket is None:
+        return payload
+    task.ticket = ticket
+    return with_ticket(payload, ticket.reset(), timed=task.limit is not None)
