@@ -372,3 +372,24 @@ def test_less_than_one_inner_thread_is_refused(threads: int) -> None:
         inner_thread_environment(threads)
     with pytest.raises(ConfigError, match="at least 1"), limit_inner_threads(threads):
         pass
+
+
+def test_openblas_itself_is_told_and_threadpoolctl_sees_it() -> None:
+    pytest.importorskip("numpy")
+    code = """
+        import numpy, threadpoolctl
+        from anypool._inner_threads import _limiter, _OpenBlas, limit_inner_threads
+
+        def now():
+            return [each["num_threads"] for each in threadpoolctl.threadpool_info() if each["user_api"] == "blas"]
+
+        with threadpoolctl.threadpool_limits(3):
+            with limit_inner_threads(2):
+                inside = now()
+            assert inside and set(inside) == {2}, inside
+            assert set(now()) == {3}, now()
+        pthreads = [each for each in threadpoolctl.threadpool_info() if each.get("threading_layer") == "pthreads"]
+        direct = [each for each in _limiter()._by_process if isinstance(each, _OpenBlas)]
+        print(len(direct) == sum(each["internal_api"] == "openblas" for each in pthreads))
+    """
+    assert run_python(code, OMP_NUM_THREADS="4") == "True"

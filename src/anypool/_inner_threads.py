@@ -173,7 +173,7 @@ class _Limiter:
             return False
         libraries: list[_Library] = threadpoolctl.ThreadpoolController().lib_controllers
         self._by_thread = [library for library in libraries if _counts_by_thread(library)]
-        self._by_process = [library for library in libraries if not _counts_by_thread(library)]
+        self._by_process = [_told_directly(library) for library in libraries if not _counts_by_thread(library)]
         return True
 
     def _limit_process(self, *, again: bool) -> None:
@@ -216,6 +216,31 @@ def _counts_by_thread(library: _Library) -> bool:
     if library.internal_api == "mkl":
         return "MKL_Set_Num_Threads_Local" in getattr(library, "check_symbols", ())
     return getattr(library, "threading_layer", "") == "openmp" and hasattr(library, "clear_controlling_thread")
+
+
+class _OpenBlas:
+    """OpenBLAS on pthreads, by its own functions: threadpoolctl's way to them takes five times as long as they do."""
+
+    user_api = "blas"
+    internal_api = "openblas"
+
+    def __init__(self, filepath: str, get: Callable[[], int], set_: Callable[[int], object]) -> None:
+        self.filepath = filepath
+        self.get_num_threads = get
+        self.set_num_threads = set_
+
+
+def _told_directly(library: _Library) -> _Library:
+    """`library`, without what threadpoolctl puts before each call of it, where that is known."""
+    dynlib = getattr(library, "dynlib", None)
+    if library.internal_api != "openblas" or dynlib is None:
+        return library
+    for name in getattr(library, "check_symbols", ()):  # what it was recognized by
+        get = getattr(dynlib, name, None)
+        set_ = getattr(dynlib, name.replace("_get_num_threads", "_set_num_threads"), None)
+        if get is not None and set_ is not None and get is not set_:
+            return _OpenBlas(library.filepath, get, set_)
+    return library
 
 
 def _set_from_any_thread(library: _Library, number: int) -> None:
