@@ -336,6 +336,8 @@ def write(outcomes: list[Outcome], seconds: float) -> None:
 
 def main() -> int:
     """Run what was asked for; 1 if an executor of ours broke a promise."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started by `... &`: what it starts would not hear of Ctrl-C
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", action="append", metavar="FAULT", help="run this fault, and write no page")
     parser.add_argument("-e", "--executor", action="append", help="run on this executor, and write no page")
