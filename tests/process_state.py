@@ -39,7 +39,7 @@ def process_state() -> dict[str, Any]:
         "trace functions": (sys.gettrace(), sys.getprofile()),
         # Whoever asks first settles it, which tqdm and joblib do: the default is what it was.
         "start method": multiprocessing.get_start_method(allow_none=True) or multiprocessing.get_all_start_methods()[0],
-        "temporary directory": tempfile.tempdir,
+        "temporary directory": tempfile.gettempdir(),  # whoever asks first settles it
         "limits": (sys.getrecursionlimit(), sys.getswitchinterval(), gc.isenabled(), locale.setlocale(locale.LC_ALL)),
         "CPUs": sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [],
     }
