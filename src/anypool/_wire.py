@@ -218,9 +218,8 @@ def pack_column(
 
     With `heaviest`, only the first of them, if the rest would come after so many bytes.
     """
-    if _may_travel_as_one(items):
-        return pickle.dumps(items, PROTOCOL)
-    return _pack_each(items, refuse, store, heaviest)
+    whole = pack_as_one(items)
+    return _pack_each(items, refuse, store, heaviest) if whole is None else whole
 
 
 def pack_call(call: object, refuse: Callable[[int, SendError], bytes], store: Store | None) -> list[Parcel]:

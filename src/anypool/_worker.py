@@ -143,17 +143,8 @@ def _begin(chunk: Running, capture: Capture | None) -> None:
         capture.become_current()
 
 
-class _Nothing:
-    """Stands for what is entered where there is nothing to be done."""
-
-    def __enter__(self) -> None:
-        return
-
-    def __exit__(self, *_: object) -> None:
-        return
-
-
-_NOTHING = _Nothing()
+_NOTHING = nullcontext()
+"""What is entered where there is nothing to be done."""
 
 
 def _rare(around: Surroundings) -> AbstractContextManager[GlobalSeeds | None]:

@@ -26,6 +26,25 @@ def _raise_timeout(item: int) -> int:
     return item
 
 
+def _took_until_timeout(executor: Any, gate: Gate, limit: float) -> float:
+    """Seconds from the call of a map to its `TimeoutError`; its fourth call waits for the gate."""
+
+    def call(item: int) -> int:
+        if item >= 3:
+            gate.wait()
+        return item
+
+    began = time.monotonic()
+    results = executor.map(call, itertools.count(), timeout=limit, chunksize=1)
+    try:
+        assert [next(results) for _ in range(3)] == [0, 1, 2]
+        with pytest.raises(TimeoutError):
+            next(results)
+        return time.monotonic() - began
+    finally:
+        gate.open()
+
+
 def _hold(executor: Any, subject: Subject, place: Path) -> tuple[Gate, Tally, list[Any]]:
     """Keep every worker busy until the gate is opened; (gate, what began, futures)."""
     gate, tally = Gate(place / "gate"), Tally(place / "held")
@@ -52,23 +71,12 @@ class TimeTests(SubjectFixtures):
     @needs("lazy")
     @offers(synchronous=False)
     def test_the_timeout_counts_from_the_call_of_map(self, executor: Any, place: Path) -> None:
-        gate = Gate(place / "gate")
-
-        def call(item: int) -> int:
-            if item >= 3:
-                gate.wait()
-            return item
-
         limit = 1.0
-        began = time.monotonic()
-        results = executor.map(call, itertools.count(), timeout=limit, chunksize=1)
-        try:
-            assert [next(results) for _ in range(3)] == [0, 1, 2]
-            with pytest.raises(TimeoutError):
-                next(results)
-            assert limit * 0.95 <= time.monotonic() - began < limit + LIMIT / 2
-        finally:
-            gate.open()
+        for attempt in range(3):  # a busy machine may be late, but not each time
+            took = _took_until_timeout(executor, Gate(place / f"gate-{attempt}"), limit)
+            if took < limit + 2:
+                break
+        assert limit * 0.95 <= took < limit + 2
 
     def test_results_in_time_are_not_disturbed_by_a_timeout(self, executor: Any) -> None:
         assert list(executor.map(_calls.double, range(10), timeout=LIMIT)) == [2 * item for item in range(10)]
