@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from anypool.testing import _calls
-from anypool.testing._clauses import clause, needs
+from anypool.testing._clauses import clause, needs, offers
 from anypool.testing._effects import LIMIT
-from anypool.testing._subject import SubjectFixtures
+from anypool.testing._subject import Subject, SubjectFixtures
 
 __all__ = ["ContextTests"]
 
@@ -30,6 +30,12 @@ def _flavour(_: Any = None) -> Any:
 def _swap_flavour(item: int) -> Any:
     before = FLAVOUR.get()
     FLAVOUR.set(item)
+    return before
+
+
+def _swap_root_level(level: int) -> int:
+    before = logging.getLogger().level
+    logging.getLogger().setLevel(level)
     return before
 
 
@@ -139,6 +145,13 @@ class ContextTests(SubjectFixtures):
             assert executor.submit(_levels).result(timeout=LIMIT)[:2] == (logging.getLogger().level, 37)
         finally:
             named.setLevel(before)
+
+    @needs("context")
+    @offers(in_caller=False, concurrent_in_process=False)  # elsewhere it is the level of other calls, too
+    def test_a_level_that_a_call_sets_does_not_reach_the_next_call(self, executor: Any, subject: Subject) -> None:
+        wanted = logging.getLogger().level
+        calls = [executor.submit(_swap_root_level, wanted + 7) for _ in range(4 * subject.workers)]
+        assert {call.result(timeout=LIMIT) for call in calls} == {wanted}
 
     @needs("context")
     def test_disabled_logging_is_disabled_in_the_call(self, executor: Any) -> None:

@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from anypool import _packing, _worker
+from anypool import _context_process, _packing, _worker
 from anypool._envelope import Envelope, Reply
 from anypool._share import Content, Shared
 from anypool.backend import Traits
@@ -533,7 +533,26 @@ class StopsTheNeighbour(Right):
         return self._right.stop_call(future)
 
 
+class LeavesLevels(Right):
+    """What a call did to logging levels is left for the calls after it on that worker."""
+
+    name = "leaves levels"
+    caught_by = "test_a_level_that_a_call_sets_does_not_reach_the_next_call"
+    is_of_processes = True
+
+    def submit(self, call: Call, payload: Any, /) -> Future[Any]:
+        """Run the call in a worker that does not look what the call before has changed."""
+        return super().submit(_without_looking, (call, payload))
+
+
+def _without_looking(both: tuple[Call, Any]) -> Any:
+    setattr(_context_process.process, "_still_holds", lambda: True)  # noqa: B010 (mypy refuses the assignment)
+    call, payload = both
+    return call(payload)
+
+
 WRONG: tuple[type[Right], ...] = (
+    LeavesLevels,
     ReversesResults,
     DropsTheLastResult,
     ConcatenatesResults,
