@@ -40,7 +40,9 @@ def touch(path, x):
     return x
 
 
-def wait_for(path):
+def wait_for(path, began=None):
+    if began is not None:
+        began.touch()
     while not path.exists():
         time.sleep(0.005)
 
@@ -237,7 +239,8 @@ def test_without_join_the_workers_of_a_closed_pool_go_when_all_is_done():
 def test_terminate_ends_what_waits_and_says_so(tmp_path, own):
     with anypool.get_executor("threads", max_workers=2) as ex:
         pool = anypool.Pool(2, backend="threads") if own else ex.as_pool()
-        running = [pool.apply_async(wait_for, (tmp_path / "go",)) for _ in range(2)]
+        running = [pool.apply_async(wait_for, (tmp_path / "go", tmp_path / f"began {i}")) for i in range(2)]
+        poll(lambda: all((tmp_path / f"began {i}").exists() for i in range(2)), "both run")
         waiting = [pool.apply_async(square, (1,)) for _ in range(20)]
         mapped = pool.map_async(square, range(1000))
         results = pool.imap(square, range(1000))
