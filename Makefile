@@ -14,14 +14,15 @@ demo: $(READY)
 	$(BIN)/anypool backends
 	$(BIN)/anypool compare examples/tokenize_stdlib.py:count_tokens examples/tokenize_stdlib.py:sample_files
 
-# All but the soak tests, in a few processes: much of a test here is waiting for other processes.
+# All but the soak tests, in a few processes: much of a test here is waiting for other processes. By tests/run.py, which
+# gives the few that failed a second chance, alone, and says so at the end.
 test: lint types doctest
-	$(BIN)/python -m pytest -q -m "not soak" -n 4 --dist loadscope
+	$(BIN)/python tests/run.py -q -m "not soak" -n 4 --dist loadscope
 
 # What takes minutes: the standard library's own executor tests on every backend, and the like.
 soak: $(READY)
 	$(BIN)/python -m pip install -q --group clients
-	CLIENTS_REQUIRED=1 $(BIN)/python -m pytest -q -m soak -n 3 --dist loadscope
+	CLIENTS_REQUIRED=1 $(BIN)/python tests/run.py -q -m soak -n 3 --dist loadscope
 
 # The core of the fault suite, so often in a row: `make faults RUNS=200`.
 RUNS ?= 1
