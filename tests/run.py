@@ -3,10 +3,10 @@
     python tests/run.py -q -m "not soak" -n 4 --dist loadscope
 
 A test that fails on a busy machine and passes alone is unsteady: a defect, of the test or of what it tests, which is to
-be mended, but not one of the change that happened to be tried. So at most `MOST` tests that failed run once more, alone,
-in one process of their own; the run ends well only if all of them pass then, and its last words are their names and how
-they failed. They are also appended to the file that the variable ``UNSTEADY`` names, for whoever runs several suites.
-CPython's own tests are run so (``--rerun`` of `test.libregrtest`).
+be mended, but not one of the change that happened to be tried. So at most `MOST` tests that failed run once more,
+alone, in one process of their own; the run ends well only if all of them pass then, and its last words are their names
+and how they failed. They are also appended to the file that the variable ``UNSTEADY`` names, for whoever runs several
+suites. CPython's own tests are run so (``--rerun`` of `test.libregrtest`).
 
 There is no second chance after more failures, after anything but a failed test (a worker process that crashed or was
 ended for its time, a file that cannot be imported), nor for the tests of lost workers: what fails there once in a
