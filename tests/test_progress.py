@@ -343,6 +343,17 @@ def test_submitted_calls_are_counted_together_until_the_executor_ends(backend):
     assert "anypool-progress" not in [each.name for each in threading.enumerate()]
 
 
+def test_submitted_calls_that_cannot_be_sent_are_counted_as_failed():
+    seen, lock = [], threading.Lock()
+    with anypool.get_executor("processes", max_workers=1, progress=seen.append, trace=True) as executor:
+        futures = [executor.submit(lambda x: (lock, x), 1), executor.submit(double, lock), executor.submit(double, 2)]
+        assert [type(each.exception()) for each in futures] == [anypool.SendError, anypool.SendError, type(None)]
+    assert (seen[-1].done, seen[-1].total, seen[-1].failed) == (3, 3, 2)
+    report = executor.report()
+    assert (report.calls, report.failed) == (1, 2)
+    assert "1 call, 2 failed (2 of them not sent, or lost) in" in str(report)
+
+
 def test_a_bar_of_submitted_calls_says_at_the_end_what_was_done(monkeypatch, capfd):
     monkeypatch.setenv("ANYPOOL_PROGRESS", "text")
     with anypool.get_executor("threads", max_workers=2) as executor:

@@ -180,22 +180,24 @@ class PoolExecutor(_StdlibExecutor):
             self._dispatcher.check_stops_calls()
         future = CallFuture()
         index = next(self._submitted)  # the n-th call has the n-th stream of a seed
-        try:
-            job, head = self._jobs.for_call(fn, traits)
-        except SendError as exc:
-            future.set_running_or_notify_cancel()
-            future.set_exception(exc)
-            return future
         watch, began = None, 0.0
         if self._calls.is_watched:
             began = perf_counter()
-            watch, job = self._watch_submitted(job, traits)
-            head = self._jobs.pack_head(job, traits)
+            watch = self._watch_submitted(traits)
         call = (args, kwargs)
-        task = CallTask(self._calls, job, head, index, fn, call, future)
-        if watch is None:
-            self._dispatcher.submit(task)
+        try:
+            job, head = self._jobs.for_call(fn, traits)
+        except SendError as exc:
+            if watch is not None:
+                future._watched = watch.add(name_of(fn), index, call, None, began)
+            future.set_running_or_notify_cancel()
+            future.set_exception(exc)
             return future
+        if watch is None:
+            self._dispatcher.submit(CallTask(self._calls, job, head, index, fn, call, future))
+            return future
+        job = replace(job, observed=watch.observed)
+        task = CallTask(self._calls, job, self._jobs.pack_head(job, traits), index, fn, call, future)
         future._watched = watch.add(name_of(fn), index, call, task.payload, began)
         try:
             self._dispatcher.submit(task)
@@ -205,8 +207,8 @@ class PoolExecutor(_StdlibExecutor):
             raise
         return future
 
-    def _watch_submitted(self, job: Job, traits: Traits) -> tuple[Submitted, Job]:
-        """Who watches a submitted call, and its job with what the worker must do for it."""
+    def _watch_submitted(self, traits: Traits) -> Submitted:
+        """Who watches submitted calls."""
         from anypool._submitted import Submitted, key_of
 
         settings = self._settings
@@ -215,7 +217,7 @@ class PoolExecutor(_StdlibExecutor):
         watch = self._watches.setdefault(key_of(settings), Submitted(settings, self._runs, at_end))
         watch.begin(self._native_backend, traits, self.max_workers)
         self._save_at_end()
-        return watch, replace(job, observed=watch.observed)
+        return watch
 
     def cancel(self, future: Future[Any], /, *, running: bool = False) -> bool:
         """Cancel a submitted call; whether it is cancelled.

@@ -149,9 +149,7 @@ class Meter(Observer):
         finally:
             self._close()
             self._display = None
-        warning, self._warning = self._warning, None
-        if warning is not None:  # where warnings are errors: now that no result can be lost by it
-            raise warning
+        self._raise_kept()
 
     # --- what calls tell ------------------------------------------------------------------------------
 
@@ -227,3 +225,9 @@ class Meter(Observer):
         except Warning as warning:
             warning.__cause__ = exc
             self._warning = warning
+
+    def _raise_kept(self) -> None:
+        """Raise the warning, where warnings are errors: at the end, when no result can be lost by it."""
+        warning, self._warning = self._warning, None
+        if warning is not None:
+            raise warning

@@ -159,6 +159,9 @@ class Report:
         if not self.calls:
             return self.advice
         calls = _count(self.calls, "call") + (f", {self.failed} failed" if self.failed else "")
+        without_receipt = self.failed - sum(each.error is not None for each in self.receipts()) if self.failed else 0
+        if without_receipt:
+            calls += f" ({without_receipt} of them not sent, or lost)"
         lines = [
             f"{calls} in {shown_seconds(self.seconds)} on {_count(self.workers, 'worker')}: "
             f"efficiency {self.efficiency:.0%}, overhead {shown_seconds(self.overhead)} a call",

@@ -80,9 +80,7 @@ class Submitted:
 
                     display, inbox = found
                     notes = inbox.address
-                    self._meter = SubmittedMeter(
-                        display, inbox.read, name=_NAME, makes_room=not callable(kind), close=inbox.close
-                    )
+                    self._meter = SubmittedMeter(display, inbox, name=_NAME, makes_room=not callable(kind))
             if self._settings.trace is not False:
                 from anypool._trace import Recorder, Run
 

@@ -11,7 +11,7 @@ other calls of the executor.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -22,6 +22,8 @@ from anypool._progress_meter import Display, Meter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from anypool._notes_inbox import Inbox
 
 __all__ = ["SubmittedMeter"]
 
@@ -56,9 +58,7 @@ class _Meter(Meter):
         """Show the last state, and take the display down."""
         super().ended()
         self.warn()
-        warning, self._warning = self._warning, None
-        if warning is not None:
-            raise warning
+        self._raise_kept()
 
 
 class SubmittedMeter:
@@ -68,29 +68,19 @@ class SubmittedMeter:
     ----------
     display : Display
         Where it is shown.
-    lines : callable
-        Returns what calls have sent since the last time, in words (see `_notes`).
+    inbox : Inbox
+        Where notes of the calls arrive; closed at the end.
     name : str
         What it is the progress of.
     makes_room : bool
         The display is on a terminal, and steps aside for output of calls.
-    close : callable
-        Called at the end.
     """
 
-    def __init__(
-        self,
-        display: Display,
-        lines: Callable[[], Iterable[list[str]]],
-        *,
-        name: str,
-        makes_room: bool,
-        close: Callable[[], object],
-    ) -> None:
+    def __init__(self, display: Display, inbox: Inbox, *, name: str, makes_room: bool) -> None:
         def notes() -> Iterator[list[str]]:
-            return (words for words in lines() if words[0] == "n")  # calls are counted here, by their ends
+            return (words for words in inbox.read() if words[0] == "n")  # calls are counted here, by their ends
 
-        self._meter = _Meter(display, notes, name=name, total=0, close=close)
+        self._meter = _Meter(display, notes, name=name, total=0, close=inbox.close)
         self._makes_room = makes_room
         self._every = display.every
         self._events: SimpleQueue[tuple[int, _End | None] | None] = SimpleQueue()

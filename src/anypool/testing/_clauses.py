@@ -39,6 +39,7 @@ FEATURES = {
     "errors": "`map(errors='return')`",
     "unordered": "`map(ordered=False)`",
     "starmap": "`starmap`",
+    "amap": "`amap`, a map for `async for`",
     "options": "`options(...)`, a view with other settings",
     "notes": "a failed call's exception has a note naming the call",
     "send_errors": "what cannot be sent is a `SendError`, of its own call only",

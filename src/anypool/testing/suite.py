@@ -22,6 +22,7 @@ _FILES = (
     "_output",
     "_context",
     "_seen",
+    "_asynchronous",
     "_nesting",
     "_end",
     "_futures",
@@ -30,6 +31,7 @@ _FILES = (
 # Before they are imported: their asserts then show what was compared.
 pytest.register_assert_rewrite(*(f"anypool.testing.{name}" for name in _FILES))
 
+from anypool.testing._asynchronous import AsynchronousTests  # noqa: E402
 from anypool.testing._chunked import ChunksTests  # noqa: E402
 from anypool.testing._configuration import ConfigurationTests  # noqa: E402
 from anypool.testing._context import ContextTests  # noqa: E402
@@ -71,6 +73,7 @@ class ExecutorTests(
     OutputTests,
     ContextTests,
     SeenTests,
+    AsynchronousTests,
     NestingTests,
     EndTests,
     FuturesTests,

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -22,6 +22,7 @@ from anypool._share import Content, Shared
 from anypool.backend import Traits
 from anypool.backends.processes import Processes
 from anypool.backends.threads import Threads
+from anypool.testing._effects import LIMIT
 
 __all__ = ["WRONG", "Right"]
 
@@ -418,6 +419,42 @@ class SeedsEachChunk(Right):
         return dataclasses.replace(payload, start=0)
 
 
+class CountsInChunks(Right):
+    """It takes the first item of a chunk for that many times the first chunk's size, as if all had that size."""
+
+    name = "counts in chunks"
+    caught_by = "test_item_i_of_an_asynchronous_map_has_the_stream_of_a_map[3]"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._lock = threading.Lock()
+        self._chunks: dict[str, list[int]] = {}  # of each job: its sizes
+
+    def submit(self, call: Call, payload: Envelope, /) -> Future[Any]:
+        with self._lock:
+            sizes = self._chunks.setdefault(payload.job.key, [])
+            payload = dataclasses.replace(payload, start=len(sizes) * sizes[0] if sizes else payload.start)
+            sizes.append(len(list(payload.items)))
+            return super().submit(call, payload)
+
+
+class BlocksTheLoop(Right):
+    """`submit` waits until the call before has ended, and with it whoever is in the same event loop."""
+
+    name = "blocks the loop"
+    caught_by = "test_the_event_loop_goes_on_while_calls_run"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._before: Future[Any] | None = None
+
+    def submit(self, call: Call, payload: Any, /) -> Future[Any]:
+        if self._before is not None:
+            wait([self._before], LIMIT)
+        self._before = super().submit(call, payload)
+        return self._before
+
+
 class HidesReports(Right):
     """What calls report is not seen."""
 
@@ -580,6 +617,8 @@ WRONG: tuple[type[Right], ...] = (
     LosesTheContext,
     SeedsEachChunk,
     DrawsAnewInARetry,
+    CountsInChunks,
+    BlocksTheLoop,
     HidesReports,
     LosesReceipts,
     ForgetsThatItNests,
