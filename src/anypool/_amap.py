@@ -145,6 +145,12 @@ class _Open:
             drive.map.cancel(end_running=False)
             self._arrivals.wake()
 
+    def leave_forked_child(self) -> None:
+        """Wait for no thread of the parent."""
+        drive = self._drive()
+        if drive is not None:
+            drive.map.leave_forked_child()
+
 
 class _Drive:
     """One `amap`: the map, and the task that reads its input where that is asynchronous."""

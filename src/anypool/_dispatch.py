@@ -78,6 +78,7 @@ class Dispatcher:
         self._queue: deque[Task] = deque()  # those that were withdrawn stay in it until their turn
         self._queued = 0  # ... and are not counted here
         self._outstanding: dict[Task, None] = {}  # in the order in which they were sent
+        self._leaving: set[Task] = set()  # that were withdrawn, and whoever waits for them has not been told yet
         self._maps: dict[OpenMap, None] = {}
         self._slots = 0
         self._has_sent = False
@@ -105,6 +106,7 @@ class Dispatcher:
             Its library is not installed.
         """
         if self._started is None:
+            self.check_process()  # a thread that holds the lock is not in a child that was forked meanwhile
             with self._start_lock:
                 if self._started is None:
                     self.check_usable()
@@ -163,11 +165,17 @@ class Dispatcher:
         )
 
     def leave_forked_child(self) -> None:
-        """Fail what is on its way: its answers go to the parent."""
+        """Fail what is on its way: its answers go to the parent.
+
+        At every moment a call that somebody waits for is in one of these, or in two: a thread that moves it may have
+        been stopped between any two steps.
+        """
         self._lock = threading.RLock()  # another thread may have held it, and is not here to release it
         self._idle = threading.Condition(self._lock)
-        for task in [*self._queue, *self._delayed, *self._outstanding]:
+        for task in dict.fromkeys([*self._queue, *self._delayed, *self._outstanding, *self._leaving]):
             task.abandon(ExecutorClosed(self._forked()))
+        for each in self._maps:
+            each.leave_forked_child()
 
     def check_feeding(self) -> None:
         """Raise unless a map that is open may send more.
@@ -263,6 +271,7 @@ class Dispatcher:
             each.cancel()
         with self._lock:
             tasks = [task for task in (*self._queue, *self._delayed) if task.state == QUEUED]
+            self._leaving.update(tasks)
             self._queue.clear()
             self._delayed.clear()
             self._queued = 0
@@ -274,9 +283,9 @@ class Dispatcher:
         for task in tasks:
             task.free()
             task.withdrawn()
+            self._leaving.discard(task)
         for task in outstanding:
-            if self.withdraw(task):
-                task.withdrawn()
+            self.withdraw(task, task.withdrawn)
 
     def call_back(self, callback: Callable[[], object]) -> None:
         """Have what a program added to a future run where it may wait for other calls."""
@@ -387,23 +396,33 @@ class Dispatcher:
             error = exc
         with self._lock:
             is_wanted = task in self._delayed
-            self._delayed.discard(task)
             if is_wanted and error is None:
                 self._queue.append(task)
             elif is_wanted:
+                self._leaving.add(task)
                 task.state = DONE
                 self._queued -= 1
                 self._idle.notify_all()
+            self._delayed.discard(task)
         if not is_wanted or error is not None:
             task.free()
         if is_wanted and error is not None:
             task.deliver(None, error)
+            self._leaving.discard(task)
         self._pump()
 
-    def withdraw(self, task: Task) -> bool:
-        """Take `task` back if it has not begun: then it never runs, and is never delivered."""
+    def withdraw(self, task: Task, tell: Callable[[], object]) -> bool:
+        """Take `task` back if it has not begun: then it never runs, is never delivered, and `tell` is called."""
+        if not self._take_back(task):
+            return False
+        tell()
+        self._leaving.discard(task)
+        return True
+
+    def _take_back(self, task: Task) -> bool:
         with self._lock:
             if task.state == QUEUED:
+                self._leaving.add(task)
                 task.state = WITHDRAWN
                 self._queued -= 1
                 self._delayed.discard(task)
@@ -413,11 +432,13 @@ class Dispatcher:
             native = task.native
             if task.state != SENT or native is None:
                 return False
+            self._leaving.add(task)
             # Before the native future is told: its callbacks run inside cancel().
             task.state = WITHDRAWN
         if not native.cancel():
             with self._lock:
                 task.state = SENT
+                self._leaving.discard(task)
             if native.done():  # it ended meanwhile, and its callback met a task that seemed withdrawn
                 self._on_done(task, native)
             return False
@@ -431,12 +452,14 @@ class Dispatcher:
             with self._lock:
                 if not self._queue or len(self._outstanding) >= self._slots:
                     return
-                task = self._queue.popleft()
-                if task.state != QUEUED:
+                task = self._queue[0]
+                if task.state == QUEUED:
+                    self._queued -= 1
+                    task.state = SENT
+                    self._outstanding[task] = None
+                self._queue.popleft()
+                if task.state != SENT:
                     continue
-                self._queued -= 1
-                task.state = SENT
-                self._outstanding[task] = None
             self._send(task)
 
     def _send(self, task: Task) -> None:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from anypool._attempts import Attempts, Outcome
     from anypool._submitted import WatchedCall
 
+_CANCELLED = frozenset({"CANCELLED", "CANCELLED_AND_NOTIFIED"})
+_ENDED = _CANCELLED | {"FINISHED"}
+
 _STOPS_WITHIN = 5.0
 """Seconds for a stopped call's worker to be seen dead: milliseconds, unless the machine is in trouble."""
 
@@ -32,28 +35,30 @@ class Output:
     """What one call wrote, warned and logged, to be shown once."""
 
     def __init__(self, events: list[Any], worker: str, aside: Callable[[], AbstractContextManager[object]]) -> None:
-        self._events = events
+        self._unshown = [events]  # or none; taken out in one step, without a lock that a forked child may find held
         self._worker = worker
         self._aside = aside
-        self._lock = threading.Lock()
 
     def show(self) -> None:
         """Replay it here, unless that was done."""
-        with self._lock:
-            events, self._events = self._events, []
-        if events:
-            from anypool._relay import replay
+        try:
+            events = self._unshown.pop()
+        except IndexError:
+            return
+        from anypool._relay import replay
 
-            with self._aside():
-                replay(events, worker=self._worker)
+        with self._aside():
+            replay(events, worker=self._worker)
 
 
 class Shelf:
-    """The output that nobody has asked for yet, in the order of submission; shutdown shows the rest."""
+    """The output that nobody has asked for yet, in the order of submission; shutdown shows the rest.
+
+    Without a lock, which another thread may hold when the process forks: each step on the dict is one for all threads.
+    """
 
     def __init__(self) -> None:
         self._count = itertools.count()
-        self._lock = threading.Lock()
         self._outputs: dict[int, Output] = {}
 
     def place(self) -> int:
@@ -62,21 +67,18 @@ class Shelf:
 
     def put(self, place: int, output: Output) -> None:
         """Keep `output` until it is shown."""
-        with self._lock:
-            self._outputs[place] = output
+        self._outputs[place] = output
 
     def drop(self, place: int) -> None:
         """Forget an output that was shown."""
-        with self._lock:
-            self._outputs.pop(place, None)
+        self._outputs.pop(place, None)
 
     def show_all(self) -> None:
         """Replay here what is left, in order."""
-        with self._lock:
-            outputs = [self._outputs[place] for place in sorted(self._outputs)]
-            self._outputs.clear()
-        for output in outputs:
-            output.show()
+        for place in sorted(self._outputs):
+            output = self._outputs.pop(place, None)
+            if output is not None:
+                output.show()
 
 
 class CallFuture(Future[Any]):
@@ -121,7 +123,7 @@ class CallFuture(Future[Any]):
     def cancel(self) -> bool:
         """Cancel the call if it has not begun on a worker; whether it is cancelled."""
         task = self._task
-        if task is not None and not self.done() and not task.dispatcher.withdraw(task):
+        if task is not None and not self.done() and not task.dispatcher.withdraw(task, self._cancel_now):
             return self.cancelled()
         self._task = None
         return self._cancel_now()
@@ -133,12 +135,15 @@ class CallFuture(Future[Any]):
         return cancelled
 
     def _fail_in_forked_child(self, error: BaseException) -> None:
-        """Have `error`, where nothing else will come: what was to be called back then is the parent's."""
+        """Have `error`, unless it has ended: nothing else will come, and what was to be called back is the parent's."""
         self._condition = threading.Condition()  # another thread may have held it, and is not here to release it
         self._waiters.clear()
         self._done_callbacks.clear()  # type: ignore[attr-defined]
         self._task = self._watched = None
-        self.set_exception(error)
+        if self._state == "CANCELLED":
+            self.set_running_or_notify_cancel()
+        elif not self.done():
+            self.set_exception(error)
 
     def stop(self) -> bool:
         """End the call if it runs and the backend can; whether it is cancelled. For `PoolExecutor.cancel`."""
@@ -153,10 +158,20 @@ class CallFuture(Future[Any]):
         native = task.native if task is not None else None
         return super().running() or (native is not None and not self.done() and native.running())
 
+    # Of a future that has ended, these ask for no lock: another thread may hold it when the process forks.
+
+    def cancelled(self) -> bool:
+        """Whether the call was cancelled."""
+        return self._state in _CANCELLED
+
+    def done(self) -> bool:
+        """Whether the call has ended, or was cancelled."""
+        return self._state in _ENDED
+
     def result(self, timeout: float | None = None) -> Any:
         """What the call returned; raises what it raised. See `concurrent.futures.Future.result`."""
         try:
-            value = super().result(timeout)
+            value = self._result if self._state == "FINISHED" else super().result(timeout)
             if self._exception is not None:  # one that is false, which the stdlib overlooked until 3.14 (gh-132063)
                 raise self._exception
             return value
@@ -167,7 +182,7 @@ class CallFuture(Future[Any]):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the call raised, or None. See `concurrent.futures.Future.exception`."""
         try:
-            return super().exception(timeout)
+            return self._exception if self._state == "FINISHED" else super().exception(timeout)
         finally:
             self._show()
             self = None  # type: ignore[assignment]
@@ -279,9 +294,11 @@ class CallTask(Task):
             return
         if outcome is None:
             self._settle(self._take_future(), reply, {})
+            self._future = None  # now, and not before: until then a child that is forked finds it here
             return
         if outcome.held:
             self._settle(self._take_future(), outcome.held[0][1], outcome.attempts)
+            self._future = None
             return
         seconds = outcome.later[0][0] if outcome.later else 0.0
         again = self._next_run()
@@ -292,21 +309,22 @@ class CallTask(Task):
             again.free()
             if future.set_running_or_notify_cancel():
                 future.set_exception(exc)
+        self._future = None
 
     def _fail(self, error: BaseException) -> None:
         future = self._take_future()
         if future.set_running_or_notify_cancel():
             future.set_exception(error)
+        self._future = None
 
     def _next_run(self) -> CallTask:
         assert self._job is not None
         assert self._future is not None
         job, self._job = self._job, None  # the next run's to free
-        future, self._future = self._future, None
         again = copy.copy(self)
         again.renew()
-        again.payload, again._outbox, again._job, again._future = self._packed, None, job, future
-        future._task = again
+        again.payload, again._outbox, again._job = self._packed, None, job
+        self._future._task = again
         return again
 
     def _pack_again(self) -> None:
@@ -340,9 +358,8 @@ class CallTask(Task):
         self._take_future()._cancel_now()
 
     def abandon(self, error: BaseException) -> None:
-        future = self._future
-        if future is not None and future._state in {"PENDING", "RUNNING"}:
-            future._fail_in_forked_child(error)
+        if self._future is not None:
+            self._future._fail_in_forked_child(error)
 
     def free(self) -> None:
         super().free()
@@ -351,7 +368,7 @@ class CallTask(Task):
             stores.release_function(job.fn)
 
     def _take_future(self) -> CallFuture:
-        future, self._future = self._future, None
+        future = self._future
         assert future is not None
         future._task = None
         future._call_back = self._calls.dispatcher.call_back

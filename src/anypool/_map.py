@@ -404,8 +404,11 @@ class Map:
         # The last first: else those behind would take the place of the first, and begin.
         for task in sorted(self._out, key=lambda task: task.start, reverse=True):
             task.is_wanted = not end_running
-            if self._dispatcher.withdraw(task):
-                task.withdrawn()
+            self._dispatcher.withdraw(task, task.withdrawn)
+
+    def leave_forked_child(self) -> None:
+        """Wait for no thread of the parent: a shutdown there may have been at a step of this map."""
+        self._lock = threading.RLock()
 
     def _delivered(self, start: int, length: int) -> None:
         self._flow.delivered(length)
@@ -601,7 +604,9 @@ class Map:
 
     def _absorb(self, arrival: tuple[ChunkTask, Any, Any, float]) -> None:
         task, packed, error, arrived_at = arrival
-        self._out.discard(task)
+        if task not in self._out:  # in a child that was forked after its arrival, and before it was taken for settled
+            return
+        self._out.remove(task)
         began = 0.0 if self._observer is None else perf_counter()
         self._bytes_out -= task.weight
         self._flow.answered(task.start)

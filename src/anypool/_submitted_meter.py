@@ -10,6 +10,7 @@ other calls of the executor.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -85,6 +86,7 @@ class SubmittedMeter:
         self._every = display.every
         self._events: SimpleQueue[tuple[int, _End | None] | None] = SimpleQueue()
         self._showing = threading.RLock()
+        self._pid = os.getpid()  # a forked child has no thread that would let go of it
         self._is_closing = threading.Event()
         self._total = 0
         self._ended = 0
@@ -103,7 +105,8 @@ class SubmittedMeter:
     @contextmanager
     def aside(self) -> Iterator[None]:
         """Inside of it, output of a call is shown."""
-        if not self._makes_room:  # nor must whoever reads a result wait for a callable, which may wait for it
+        # Nor must whoever reads a result wait for a callable, which may wait for it; or for the parent's thread.
+        if not self._makes_room or self._pid != os.getpid():
             yield
             return
         with self._showing, self._meter.aside():

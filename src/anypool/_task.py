@@ -80,3 +80,7 @@ class OpenMap(Protocol):
     def cancel(self) -> None:
         """Send nothing more."""
         ...
+
+    def leave_forked_child(self) -> None:
+        """Wait for no thread of the parent, in a child that was forked just now."""
+        ...
