@@ -10,7 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import anypool
+from anypool import _chunks
 from anypool._chunks import ChunkSizes, read
+from anypool._flow import Part
 
 _SECONDS = st.floats(0, 100, allow_nan=False)
 _OBSERVED = st.lists(st.tuples(st.integers(0, 10_000), _SECONDS, st.floats(-1, 10)), max_size=20)
@@ -100,7 +103,20 @@ def test_a_million_quick_items_take_few_steps_to_reach_a_good_size() -> None:
     for _ in range(5):
         size = sizes.plan(None).size
         sizes.observe(size, size * 1e-7, 1e-4)
-    assert sizes.plan(None).size * 1e-7 > sizes.target / 2
+    assert sizes.plan(None).size == _chunks._MOST_ITEMS < sizes.target / 1e-7
+
+
+@pytest.mark.parametrize(("unread", "expected"), [(1000, 12), (0, 2)])
+def test_what_is_handed_back_is_cut_by_what_is_left_of_the_whole_map(unread: int, expected: int) -> None:
+    with anypool.get_executor("serial", max_workers=2) as ex:
+        begun = ex._make_map(abs, iter(()), (range(12 + unread),), False, True, "raise")
+        begun._workers, begun._sizes = 2, ChunkSizes(2)
+        begun._sizes.observe(16, 0.016, 1e-4)
+        begun._flow.read(12)
+        begun._flow.hand_back(Part(0, list(range(12))))
+        chunk = begun._next_again()
+    assert chunk is not None
+    assert len(chunk[1]) == expected
 
 
 def test_waiting_for_a_worker_is_no_cost_of_sending() -> None:

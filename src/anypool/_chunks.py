@@ -18,10 +18,13 @@ from anypool._weight import HEAVIEST_CHUNK
 
 # A chunk should run this many times longer than it costs to send it ...
 _WORTH = 20.0
-# ... but between these bounds, in seconds: under the first the caller's own thread is the limit, over the
-# second nobody gains.
-_SHORTEST = 0.016
+# ... but between these bounds, in seconds: under the first the caller takes a hundredth of the machine from its own
+# workers, as each chunk costs some 400 microseconds of CPU on both sides; over the second nobody gains.
+_SHORTEST = 0.04
 _LONGEST = 0.25
+# Calls that take next to nothing go by so many at most: a few chunks of them, with their results, are a few megabytes,
+# however long the input is.
+_MOST_ITEMS = 10_000
 # ... of a map with a journal this, since what is in no reply yet is not in the journal.
 JOURNALED = 0.002
 # A size may grow by this factor at once: five steps from one item to a million, and a first impression of
@@ -81,7 +84,7 @@ class ChunkSizes:
         if self._per_item is None:
             return Plan(1)
         per_item = max(self._per_item, 1e-9)
-        size = max(1, int(self.target / per_item))
+        size = max(1, min(_MOST_ITEMS, int(self.target / per_item)))
         if remaining is not None:
             least = int(_LEAST_WORTH * (self._overhead or 0.0) / per_item)
             size = min(size, max(1, least, math.ceil(remaining / (_GUIDED * self._workers))))

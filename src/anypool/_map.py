@@ -484,8 +484,7 @@ class Map:
         while (chunk := self._next_again()) is None:
             if self._input_ended or self._fails_at < NEVER or not self._flow.room:
                 return None
-            remaining = None if self._total is None else max(1, self._total - self._flow.items_read)
-            plan = self._sizes.plan(remaining)
+            plan = self._sizes.plan(self._remaining(0))
             if self._buffersize is None:
                 self._flow.window = max(self._flow.window, plan.size * self._workers * _WINDOW_CHUNKS_PER_WORKER)
             ahead = 0 if self._journal is None else self._journal.ahead(self._flow.items_read)
@@ -505,6 +504,12 @@ class Map:
             self._look_up(self._journal, start, items)
         return chunk
 
+    def _remaining(self, count: int) -> int | None:
+        """How many items are to be sent, with `count` that were read before; None while nobody knows."""
+        if self._input_ended:
+            return max(1, count)
+        return None if self._total is None else max(1, count + self._total - self._flow.items_read)
+
     @property
     def _is_full(self) -> bool:
         """Whether as many bytes are on their way, or back, as may be held; each worker gets one item all the same."""
@@ -520,7 +525,7 @@ class Map:
             start, items, alone = part
             if start > self._fails_at:
                 continue
-            plan = Plan(1) if alone else self._sizes.plan(len(items))
+            plan = Plan(1) if alone else self._sizes.plan(self._remaining(len(items)))
             if len(items) > plan.size:
                 self._flow.hand_back(Part(start + plan.size, items[plan.size :], alone))
             return start, items[: plan.size], plan
