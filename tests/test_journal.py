@@ -194,6 +194,26 @@ def test_two_maps_at_once_cannot_have_one_journal(tmp_path: Path) -> None:
         assert len(list(ex.map(_square, range(2000), journal=tmp_path / "j"))) == 2000
 
 
+def test_a_map_that_is_refused_a_journal_leaves_the_lock_with_the_one_that_has_it(tmp_path: Path) -> None:
+    """A process that closes a file gives up all locks that it has on it."""
+    (tmp_path / "script.py").write_text(
+        "import anypool\n"
+        "with anypool.get_executor('serial') as ex:\n"
+        "    try:\n"
+        "        print(list(ex.map(abs, range(2000), journal='j'))[:1])\n"
+        "    except anypool.JournalError as exc:\n"
+        "        print('in use' in str(exc))\n"
+    )
+    with anypool.get_executor("serial") as ex:
+        first = ex.map(abs, range(2000), journal=tmp_path / "j")
+        next(first)
+        with pytest.raises(JournalError, match="in use"):
+            ex.map(abs, range(2000), journal=tmp_path / "j")
+        assert run_python(["script.py"], directory=tmp_path).stdout == "True\n"
+        first.close()  # type: ignore[attr-defined]
+    assert run_python(["script.py"], directory=tmp_path).stdout == "[0]\n"
+
+
 def test_a_folder_that_is_not_there_is_said_before_the_first_call(tmp_path: Path) -> None:
     calls = []
     with anypool.get_executor("serial") as ex, pytest.raises(JournalError, match="cannot be written"):

@@ -19,6 +19,7 @@ import os
 import pickle
 import sqlite3
 import stat
+import tempfile
 from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
@@ -182,15 +183,17 @@ class Journal:
             ) from exc
 
     def _make_file(self) -> None:
-        """Make the file for its owner alone, or see that it is so already."""
+        """Make the file for its owner alone, or see that it is so already.
+
+        One that is there is not opened: to close it would take the lock from another map of this process, since POSIX
+        ends all locks that a process has on a file when it closes any descriptor of it.
+        """
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+            with contextlib.suppress(FileExistsError):
+                os.close(os.open(os.path.realpath(self._path), os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+            found = os.stat(self._path)
         except OSError as exc:
             raise self._error("cannot be written", exc) from exc
-        try:
-            found = os.fstat(descriptor)
-        finally:
-            os.close(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise JournalError(f"journal {self._path!r} is not a file")
         self._check_owner(self._path, found)
@@ -237,11 +240,23 @@ class Journal:
         try:
             return self._connection.execute(statement, values).fetchall()
         except sqlite3.Error as exc:
-            if "locked" in str(exc):
-                raise self._error("is in use by another map", exc) from exc
+            if "locked" in str(exc) or "locking" in str(exc):
+                raise self._error(self._why_locked(), exc) from exc
             if "not a database" in str(exc):
                 raise self._error("is a file of another kind, and was left as it is", exc) from exc
             raise self._error("cannot be written", exc) from exc
+
+    def _why_locked(self) -> str:
+        """What keeps the lock from us: SQLite says the same of another map and of a file system without locks."""
+        if os.name == "posix":
+            import fcntl
+
+            try:
+                with tempfile.TemporaryFile(dir=os.path.dirname(self._path) or ".") as file:
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as exc:
+                return f"is in a folder that keeps no locks ({exc.strerror}); put it on a disk of this machine"
+        return "is in use by another map"
 
     def _error(self, what: str, exc: Exception) -> JournalError:
         return JournalError(f"journal {self._path!r} {what}: {exc}")

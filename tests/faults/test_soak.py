@@ -41,8 +41,8 @@ def soak(counted: Any, backend: Any, **options: Any) -> float:
 
 def test_every_result_is_there_and_exact_while_workers_are_killed(tmp_path: Path) -> None:
     counted = Counted(tmp_path)
-    # A little more often, since nobody can be killed while the first workers start.
-    backend = chaos("processes", max_workers=WORKERS, delay=0.0, kill_every=0.95 * KILL_EVERY, seed=1)
+    # A little more often, since nobody can be killed while the first workers start, and the last kill may be to come.
+    backend = chaos("processes", max_workers=WORKERS, delay=0.0, kill_every=0.9 * KILL_EVERY, seed=1)
     took = soak(counted, backend, on_lost="retry")
     counts = counted.counts()
     again = sum(count - 1 for count in counts.values())
@@ -50,7 +50,8 @@ def test_every_result_is_there_and_exact_while_workers_are_killed(tmp_path: Path
     every = took / max(kills, 1) * 1000
     print(f"{CALLS} calls in {took:.1f} s, {kills} kills, one in {every:.0f} ms, {again} calls ran again")
     assert set(counts) == set(range(CALLS))
-    assert every < 1.5 * 1000 * KILL_EVERY  # less than KILL_EVERY, where the machine can start workers as fast
+    is_busy = os.getloadavg()[0] > 2 * (os.cpu_count() or 1)  # and starts no workers as fast as they are killed
+    assert every <= (1.5 if is_busy else 1.0) * 1000 * KILL_EVERY
     # Of the calls that a worker was at when it was killed one was running; up to 1,024 fast ones are noted at once.
     assert again <= 1024 * kills
 

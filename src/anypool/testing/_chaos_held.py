@@ -117,9 +117,6 @@ class Clock:
 _OWED = 1.0
 """Seconds: kills that were due so long ago are made up for, as soon as there is anybody to kill."""
 
-_AT_RANDOM = 10
-"""So many kills come at random moments of so many times the mean, so that it is kept however few there are."""
-
 
 class Killer:
     """Kills processes that have run calls, at random moments that are `every` seconds apart on average."""
@@ -165,10 +162,9 @@ class Killer:
                     return
 
     def _moments(self) -> Iterator[float]:
-        """When kills are due, in seconds from the beginning."""
-        length = _AT_RANDOM * self._every
+        """When kills are due, in seconds from the beginning: one in each period, so that few keep to the mean, too."""
         for number in itertools.count():
-            yield from sorted(length * (number + self._dice.random()) for _ in range(_AT_RANDOM))
+            yield self._every * (number + self._dice.random())
 
     def _kill_one(self) -> bool:
         """Kill one of those that live; whether there was one."""
