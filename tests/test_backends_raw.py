@@ -36,6 +36,7 @@ from anypool.backends.dask import Dask
 from anypool.backends.joblib import Joblib
 from anypool.backends.loky import Loky
 from anypool.errors import ConfigError, ExecutorClosed, StartError, VersionMismatch
+from scripts import LIMIT
 
 HERE = Path(__file__).parent
 SOURCES = HERE.parent / "src"
@@ -72,7 +73,7 @@ def nothing_left() -> Iterator[None]:
     """Fail if a process, thread, semaphore or folder is there after the test that was not there before."""
     before = _everything()
     yield
-    _until(lambda: not _everything() - before, lambda: f"left behind: {_everything() - before}", seconds=20)
+    _until(lambda: not _everything() - before, lambda: f"left behind: {_everything() - before}")
 
 
 @pytest.fixture(params=MAKERS)
@@ -137,7 +138,7 @@ def _run_script(source: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=LIMIT,
         check=False,
     )
 
@@ -310,7 +311,7 @@ def test_a_foreign_executor_is_waited_for_but_not_shut_down(tmp_path: Path, noth
         _until(queued.cancelled, lambda: "what had not started was not cancelled")
         assert stopping.is_alive()
         go.touch()
-        stopping.join(30)
+        stopping.join(60)
         assert running.result(0)
         assert executor.submit(calls.echo, 2).result(60) == 2
         with pytest.raises(ExecutorClosed):
@@ -528,8 +529,10 @@ def test_a_dask_cluster_in_threads_is_heard_and_reached_by_nobody() -> None:
     assert (done.stdout, done.stderr) == ("1\n[]\ndistributed.worker of a call\nTrue True\n", "")
 
 
-def test_a_dead_scheduler_fails_its_calls_as_lost(nothing_left: None, tmp_path: Path) -> None:
-    backend = Dask(max_workers=1, connect_timeout=2)
+def test_a_dead_scheduler_fails_its_calls_as_lost_and_its_client_leaves_no_thread(
+    nothing_left: None, tmp_path: Path
+) -> None:
+    backend = Dask(max_workers=1, connect_timeout=5)
     size, traits = backend.start()
     (running,), _ = _block(Started(backend=backend, size=size, traits=traits), tmp_path, 1)
     cluster = _cluster_process()
@@ -537,7 +540,10 @@ def test_a_dead_scheduler_fails_its_calls_as_lost(nothing_left: None, tmp_path: 
     assert isinstance(running.exception(60), traits.lost)
     later = backend.submit(calls.echo, 1)
     assert later.exception(60) is not None
+    client = backend._client
+    _until(lambda: client.status == "closed", lambda: "the client does not give up")
     backend.stop(cancel=True)
+    assert client.loop not in type(client._loop_runner)._all_loops
 
 
 def test_a_scheduler_that_is_not_there_is_a_start_error_with_its_address(nothing_left: None) -> None:
@@ -683,7 +689,7 @@ def test_a_cluster_started_by_its_own_command_line_is_used(running_scheduler: An
 def test_a_scheduler_without_workers_is_a_start_error(running_scheduler: Any) -> None:
     address, _ = running_scheduler
     with pytest.raises(StartError, match=f"{address} had no worker"):
-        Dask(address=address, connect_timeout=1).start()
+        Dask(address=address, connect_timeout=5).start()  # time for the scheduler itself to answer
 
 
 def test_a_worker_without_anypool_is_named_before_the_first_call(running_scheduler: Any, tmp_path: Path) -> None:

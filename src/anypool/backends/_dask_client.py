@@ -109,7 +109,7 @@ class Connection:
         # The log of recent messages would keep finished payloads alive.
         with dask.config.set({"distributed.admin.low-level-log-length": 0}):
             client = make(target, timeout=self._timeout, set_as_default=False, **options)
-        self._closers.append(lambda _: client.close())
+        self._closers.append(lambda _: _close(client))
         self.client = client
         # It would hold a call back for up to 10 ms, to send others with it; ours do not come in crowds.
         stream: Any = getattr(client, "scheduler_comm", None)
@@ -163,6 +163,12 @@ class Connection:
         with self._closing:
             while self._closers:
                 self._closers.pop()(kill)
+
+
+def _close(client: Any) -> None:
+    """Close a client, and give its event loop back, which one that closed itself keeps: its scheduler is gone."""
+    client.close()
+    client._loop_runner.stop()
 
 
 def unsubscribe(client: Any, topic: str) -> None:
