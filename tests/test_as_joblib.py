@@ -202,7 +202,7 @@ def test_prints_come_home_in_order(backend, capsys):
 def test_prints_of_a_call_inside_of_a_call_belong_to_it(capsys):
     with anypool.get_executor("processes", max_workers=1, nested=("threads",)) as ex:
         future = ex.submit(_print_inside)
-        poll(future.done, "the call has ended", limit=40)
+        poll(future.done, "the call has ended")
         assert capsys.readouterr().out == ""
         future.result()
         assert capsys.readouterr().out == "0\n1\n2\n"

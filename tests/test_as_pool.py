@@ -244,7 +244,7 @@ def test_terminate_ends_what_waits_and_says_so(tmp_path, own):
         waiting = [pool.apply_async(square, (1,)) for _ in range(20)]
         mapped = pool.map_async(square, range(1000))
         results = pool.imap(square, range(1000))
-        ender = threading.Timer(0.1, (tmp_path / "go").touch)
+        ender = threading.Thread(target=_let_go_when_cancelled, args=(waiting[-1], tmp_path / "go"))
         ender.start()
         pool.terminate()
         pool.join()
@@ -261,10 +261,16 @@ def test_terminate_ends_what_waits_and_says_so(tmp_path, own):
             next(results)
 
 
-def test_terminate_ends_a_call_that_runs_where_the_backend_can():
+def _let_go_when_cancelled(waiting, go):
+    """Not before: what runs would end, and what waits would begin."""
+    waiting.wait(60)
+    go.touch()
+
+
+def test_terminate_ends_a_call_that_runs_where_the_backend_can(tmp_path):
     pool = anypool.Pool(2, backend="processes")
-    assert pool.apply(square, (2,)) == 4
-    result = pool.apply_async(time.sleep, (600,))
+    result = pool.apply_async(wait_for, (tmp_path / "never", tmp_path / "began"))
+    poll((tmp_path / "began").exists, "the call runs")
     began = time.monotonic()
     pool.terminate()
     pool.join()
@@ -278,7 +284,7 @@ def test_terminate_ends_running_calls_of_its_own_and_no_others(tmp_path):
         other = ex.submit(begin_and_wait, tmp_path / "other", tmp_path / "go")
         pool = ex.as_pool()
         own = pool.apply_async(begin_and_wait, (tmp_path / "own", tmp_path / "never"))
-        poll(lambda: (tmp_path / "other").exists() and (tmp_path / "own").exists(), "both run", limit=40)
+        poll(lambda: (tmp_path / "other").exists() and (tmp_path / "own").exists(), "both run")
         pool.terminate()
         pool.join()
         with pytest.raises(CancelledError):

@@ -25,7 +25,7 @@ def run_benchmark(script: str, *arguments: str) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("ANYPOOL_")}
     done = subprocess.run(
         [sys.executable, str(BENCHMARKS / script), *arguments],
-        capture_output=True, text=True, encoding="utf-8", env=environment | {"ANYPOOL_CONFIG": "none"}, timeout=55,
+        capture_output=True, text=True, encoding="utf-8", env=environment | {"ANYPOOL_CONFIG": "none"}, timeout=240,
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr

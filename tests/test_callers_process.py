@@ -235,7 +235,7 @@ def executor(choice: tuple[str, dict[str, Any]]) -> Iterator[Any]:
     """A running executor."""
     name, options = choice
     with anypool.get_executor(name, **options) as executor:
-        assert executor.submit(abs, -1).result(30) == 1
+        assert executor.submit(abs, -1).result(100) == 1
         yield executor
 
 
@@ -267,13 +267,13 @@ def test_two_threads_that_start_one_executor_start_one_pool(
         got: list[int] = []
 
         def call(item: int) -> None:
-            ready.wait(30)
-            got.append(executor.submit(abs, -item).result(30))
+            ready.wait(100)
+            got.append(executor.submit(abs, -item).result(100))
 
         threads = [threading.Thread(target=call, args=(item,)) for item in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(40)
+            thread.join(200)
         assert sorted(got) == [0, 1, 2, 3]
         assert len(starts) <= 1

@@ -284,7 +284,7 @@ def test_a_reader_that_goes_early_ends_it_cleanly_with_nothing_left_running() ->
     said = process.stderr.read()
     process.stderr.close()
     assert (process.returncode, said) == (0, b"")
-    poll(lambda: not any(each.is_running() for each in family), "the workers are gone", limit=5)
+    poll(lambda: not any(each.is_running() for each in family), "the workers are gone")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs a disk that is always full")

@@ -25,7 +25,7 @@ from anypool.backend import Traits
 from anypool.errors import BackendError, ExecutorClosed
 from attempts import least_of_three
 
-_LONG = 20.0  # seconds: more than anything here takes, so that a hang is an error
+_LONG = 60.0  # seconds: more than anything here takes, so that a hang is an error
 
 # Both run calls in this process, so that what a call does can be seen here; `strict` sends them through the wire.
 _SUBJECTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -341,7 +341,7 @@ def test_a_warning_raised_by_shutdown_does_not_keep_the_pool_alive(subject: str)
     executor.map(_fail, [1])  # its result is never read, so that shutdown warns
     with pytest.raises(RuntimeWarning, match="nobody read"):
         executor.shutdown()
-    assert not _pool_threads()
+    _until(lambda: not _pool_threads(), "the threads of the pool end")
 
 
 def test_a_future_that_is_cancelled_while_queued_never_runs(concurrent_executor: anypool.PoolExecutor) -> None:
@@ -498,13 +498,16 @@ def test_calls_that_turn_slow_midway_keep_order_and_errors(
             raise ArithmeticError(number)
         return number
 
-    got: list[int] = []
-    with nullcontext() if fails_at is None else pytest.raises(ArithmeticError, match=rf"^{fails_at}\b"):
-        for result in executor.map(call, iter(range(2400))):
-            got.append(result)
-    assert got == list(range(2400 if fails_at is None else fails_at))
-    if fails_at is None or fails_at > 2060:
-        assert handed_back, "the chunks were never too long, so that this test says nothing"
+    for _ in range(3):  # on a busy machine even the quick calls may be slow, and their chunks short
+        got: list[int] = []
+        with nullcontext() if fails_at is None else pytest.raises(ArithmeticError, match=rf"^{fails_at}\b"):
+            for result in executor.map(call, iter(range(2400))):
+                got.append(result)
+        assert got == list(range(2400 if fails_at is None else fails_at))
+        if handed_back or (fails_at is not None and fails_at <= 2060):
+            break
+    else:
+        pytest.fail("the chunks were never too long, so that this test says nothing")
 
 
 def _count_handed_back(monkeypatch: pytest.MonkeyPatch) -> list[int]:

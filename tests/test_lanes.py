@@ -131,11 +131,11 @@ class Reply:
     def __reduce__(self):
         if os.getpid() == caller:
             return make, ()
+        os.kill(os.getppid(), signal.SIGSTOP)  # nobody reads the reply: it is being written when its writer ends
         threading.Thread(target=die, daemon=True).start()
         return bytes, (b"x" * 10_000_000,)
 
 def die():
-    os.kill(os.getppid(), signal.SIGSTOP)  # nobody reads the reply, so that it is being written when its writer ends
     time.sleep(0.5)
     os.kill(os.getppid(), signal.SIGCONT)
     os.kill(os.getpid(), signal.SIGKILL)

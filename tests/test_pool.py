@@ -716,7 +716,7 @@ def test_workers_do_not_outlive_a_killed_caller(
     assert len(family) >= 2
     process.kill()
     process.wait()
-    until(lambda: not any(member.is_running() and member.status() != "zombie" for member in family), limit=5)
+    until(lambda: not any(member.is_running() and member.status() != "zombie" for member in family))
     process.stdout.close()
     process.stderr.close()
 

@@ -398,8 +398,8 @@ def test_a_callable_may_wait_for_other_submitted_calls():
     answers = []
 
     with anypool.get_executor("processes", max_workers=1) as executor:
-        view = executor.options(progress=lambda progress: answers.append(executor.submit(double, 1).result(30)))
-        assert [future.result(30) for future in [view.submit(double, x) for x in range(3)]] == [0, 2, 4]
+        view = executor.options(progress=lambda progress: answers.append(executor.submit(double, 1).result(60)))
+        assert [future.result(60) for future in [view.submit(double, x) for x in range(3)]] == [0, 2, 4]
         deadline = time.monotonic() + 60
         while not answers:
             assert time.monotonic() < deadline

@@ -61,7 +61,7 @@ def factories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="module")
 def two() -> list[Checked]:
     """Two columns of a small card."""
-    return [check_executor(spec, clauses=[SMALL, "nesting"], limit=30) for spec in ("serial", "stdlib-threads")]
+    return [check_executor(spec, clauses=[SMALL, "nesting"], limit=120) for spec in ("serial", "stdlib-threads")]
 
 
 def test_what_holds_fails_and_is_not_offered_is_counted(two: list[Checked]) -> None:
@@ -130,7 +130,7 @@ def test_a_hang_is_bounded_and_the_other_tests_run(factories: Path) -> None:
 
 
 def test_a_test_that_ends_the_process_has_failed_and_the_other_tests_run(factories: Path) -> None:
-    checked = check_executor("factories.py:dies", clauses=[SMALL], limit=30)
+    checked = check_executor("factories.py:dies", clauses=[SMALL], limit=120)
     (failed,) = (each for each in checked.outcomes if each.has_failed)
     assert (failed.outcome, failed.why) == ("failed", "its process died: 3")
     assert checked.counts(SMALL)[2] == len(checked.outcomes) - 1

@@ -86,7 +86,6 @@ def fork_and_die(payload: bytes) -> None:
         time.sleep(200)
         os._exit(0)
     Path(os.fsdecode(payload)).write_text(str(child))
-    time.sleep(0.1)  # until it has begun
     os._exit(3)
 
 

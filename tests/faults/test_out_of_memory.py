@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import anypool
+from anypool.testing._effects import LIMIT
 from scripts import BACKENDS
 
 _ROOTS = {"/sys/fs/cgroup/memory": "memory.limit_in_bytes", "/sys/fs/cgroup": "memory.max"}
@@ -36,7 +37,7 @@ def group() -> Iterator[Path]:
 
 
 def _remove(folder: Path) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + LIMIT
     while True:
         try:
             folder.rmdir()
@@ -67,4 +68,4 @@ def test_a_worker_that_runs_out_of_memory_costs_its_call(backend: str, group: Pa
         assert isinstance(lost, anypool.WorkerLost)
         assert lost.exitcode == -signal.SIGKILL
         assert "memory" in str(lost)
-        assert executor.submit(abs, -1).result(timeout=20) == 1
+        assert executor.submit(abs, -1).result(timeout=LIMIT) == 1
