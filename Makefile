@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
+# Of all that is installed a quarter is imported, and compiled then, in more processes than one.
+PIP    := $(BIN)/python -m pip install -q --no-compile
 
 # Every test that starts an interpreter would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick lint types doctest soak faults reliability bench performance-docs gate docs site release-check lowest verify-types clean
+.PHONY: demo test quick lint types doctest soak faults reliability bench performance-docs gate docs site groups release-check lowest verify-types clean
 
 demo: $(READY)
 	$(BIN)/python examples/run_all.py
@@ -16,12 +18,12 @@ demo: $(READY)
 
 # All but the soak tests, in a few processes: much of a test here is waiting for other processes. By tests/run.py, which
 # gives the few that failed a second chance, alone, and says so at the end.
-test: lint types doctest
+test: lint
+	$(MAKE) --jobs=2 types doctest
 	$(BIN)/python tests/run.py -q -m "not soak" -n 4 --dist loadscope
 
 # What takes minutes: the standard library's own executor tests on every backend, and the like.
-soak: $(READY)
-	$(BIN)/python -m pip install -q --group clients
+soak: $(VENV)/.clients-group
 	CLIENTS_REQUIRED=1 $(BIN)/python tests/run.py -q -m soak -n 3 --dist loadscope
 
 # The core of the fault suite, so often in a row: `make faults RUNS=200`.
@@ -30,8 +32,7 @@ faults: $(READY)
 	$(BIN)/python tests/faults/again.py $(RUNS)
 
 # Every fault on every executor, ours and others', and the page that tells of it: minutes.
-reliability: $(READY)
-	$(BIN)/python -m pip install -q --group bench
+reliability: $(VENV)/.bench-group
 	$(BIN)/python tests/faults/reliability.py
 
 quick: $(READY)
@@ -53,33 +54,28 @@ docs: $(READY)
 	$(BIN)/python docs/generate.py
 	$(MAKE) site
 
-site: $(READY)
-	$(BIN)/python -m pip install -q --group docs
+site: $(VENV)/.docs-group
 	$(BIN)/python -m sphinx -q -W --keep-going -n -b html docs docs/_build/html
 
 # The built wheel where the source is not: no extra, each extra, all with the conformance suite.
-release-check: $(READY)
-	$(BIN)/python -m pip install -q --group release
+release-check: $(VENV)/.release-group
 	$(BIN)/python tests/release.py
 
 lowest: $(READY)
 	$(BIN)/python tests/release.py --lowest
 
-verify-types: $(READY)
-	$(BIN)/python -m pip install -q --group release
+verify-types: $(VENV)/.release-group
 	$(BIN)/pyright --pythonpath $(BIN)/python --verifytypes anypool --ignoreexternal
 
 # All workloads on all peers and backends, ten minutes on a machine that does nothing else: table, record, plots, pages.
-bench: $(READY)
-	$(BIN)/python -m pip install -q --group bench
+bench: $(VENV)/.bench-group
 	$(BIN)/python benchmarks/run.py --json benchmarks/records/performance.json
 	$(BIN)/python benchmarks/cpu_or_io.py --json benchmarks/records/cpu_or_io.json
 	$(BIN)/python benchmarks/performance_docs.py
 	$(BIN)/python benchmarks/cpu_or_io.py --pages
 
 # The pages and the plots again, from the records that are there.
-performance-docs: $(READY)
-	$(BIN)/python -m pip install -q --group bench
+performance-docs: $(VENV)/.bench-group
 	$(BIN)/python benchmarks/performance_docs.py
 	$(BIN)/python benchmarks/cpu_or_io.py --pages
 
@@ -87,12 +83,19 @@ performance-docs: $(READY)
 gate: $(READY)
 	$(BIN)/python benchmarks/gate.py
 
-# A stamp, so that a second run takes no time.
+# What the site and the release need, one after the other, for whoever makes both at once.
+groups: $(VENV)/.docs-group $(VENV)/.release-group
+
+# Stamps, so that a second run takes no time.
+$(VENV)/.%-group: $(READY)
+	$(PIP) --group $*
+	touch $@
+
 $(READY): pyproject.toml
 	$(PYTHON) -c "import sys; sys.version_info >= (3, 11) or sys.exit('anypool needs Python 3.11 or newer')"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --upgrade pip
-	$(BIN)/python -m pip install -q --editable . --group dev
+	$(PIP) --upgrade pip
+	$(PIP) --editable . --group dev
 	touch $@
 
 clean:

@@ -75,11 +75,17 @@ def run(*command: str | Path, cwd: Path, limit: float = LIMIT) -> str:
 
 
 def make_environment(directory: Path, *requirements: str | Path) -> Path:
-    """Make an environment with these distributions; return its Python."""
-    venv.create(directory, with_pip=True)
+    """Make an environment with these distributions, by the pip that is here; return its Python."""
+    venv.create(directory)
     python = directory / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    run(python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *requirements, cwd=directory)
+    pip(python, "install", "-q", "--no-compile", *requirements)
     return python
+
+
+def pip(python: Path, *words: str | Path) -> str:
+    """Run pip for the environment of `python`."""
+    options = ("--python", python, "--disable-pip-version-check")
+    return run(sys.executable, "-m", "pip", *options, *words, cwd=python.parent)
 
 
 def build(directory: Path) -> Path:
@@ -98,8 +104,7 @@ def check_extra(wheel: Path, directory: Path, extra: str | None) -> str:
     script.write_text(FIRST_USE, encoding="utf-8")
     run(python, "-W", "error", script, "serial", "threads", "processes", *NEEDS.get(extra or "", []), cwd=directory)
     if extra is None:
-        listed = run(python, "-m", "pip", "list", "--format", "json", cwd=directory)
-        names = {each["name"].lower() for each in json.loads(listed)} - {"pip", "setuptools"}
+        names = {each["name"].lower() for each in json.loads(pip(python, "list", "--format", "json"))}
         if names != {"anypool", "cloudpickle"}:
             raise RuntimeError(f"without extras it brings {sorted(names)}")
     if extra == "cli":
