@@ -47,6 +47,32 @@ def test_a_typo_names_the_nearest_and_the_known(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("elsewhere", "here"), [("n_jobs", "max_workers"), ("batch_size", "chunksize"), ("random_state", "seed")]
+)
+def test_what_another_library_calls_it_is_told_by_our_name(elsewhere, here, tmp_path, monkeypatch):
+    with pytest.raises(anypool.UnknownOption, match=f"has no option '{elsewhere}'; did you mean '{here}'"):
+        anypool.get_executor("threads", **{elsewhere: 2})
+    (tmp_path / "some.toml").write_text(f"{elsewhere} = 2")
+    monkeypatch.setenv("ANYPOOL_CONFIG", str(tmp_path / "some.toml"))
+    with pytest.raises(anypool.UnknownOption, match=f"unknown key '{elsewhere}', from .*; did you mean '{here}'"):
+        anypool.get_executor()
+
+
+def test_a_prompt_shows_a_report_as_it_is_printed():
+    with anypool.get_executor("serial", trace=True) as ex:
+        list(ex.map(abs, [-1]))
+    for each in (ex.report(), anypool.explain(), anypool.compare(abs, [-1], backends=["threads"])):
+        assert repr(each) == str(each)
+    assert repr(anypool.PoolExecutor("processes")) == "<anypool executor 'processes', open>"
+
+
+def test_a_missing_extra_says_who_asked_for_it(tmp_path):
+    script = "import sys\nsys.modules['loky'] = None\nimport anypool\nanypool.get_executor()"
+    line = last_line(said(script, tmp_path, backend="loky"))
+    assert line.endswith("backend 'loky', from environment ANYPOOL_BACKEND, needs: pip install 'anypool[loky]'")
+
+
 @pytest.mark.parametrize("name", ["loky", "joblib", "dask"])
 def test_a_missing_extra_says_what_to_install(name, tmp_path):
     script = f"""

@@ -65,13 +65,16 @@ class Benched:
     error: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class BenchedAll:
     """The backends of one machine. ``str()`` of it is a table."""
 
     rows: tuple[Benched, ...]
     left_out: tuple[tuple[str, str], ...] = ()
     machine: str = field(default_factory=lambda: _machine())
+
+    def __repr__(self) -> str:  # what a prompt and a notebook show
+        return str(self)
 
     def __str__(self) -> str:
         return self.render()

@@ -83,7 +83,7 @@ class Compared:
         return self.difference is None and self.error is None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Comparison:
     """One function on several backends. ``str()`` of it is a table.
 
@@ -111,6 +111,9 @@ class Comparison:
     def identical(self) -> bool:
         """Whether every backend gave every result that `serial` gave."""
         return all(row.identical for row in self.rows)
+
+    def __repr__(self) -> str:  # what a prompt and a notebook show
+        return str(self)
 
     def __str__(self) -> str:
         return self.render()

@@ -31,7 +31,7 @@ class Row:
     """Values and sources, strongest first."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Explanation:
     """Why it would be this backend with these options. ``str()`` of it is a table.
 
@@ -54,6 +54,9 @@ class Explanation:
     ignored: tuple[tuple[str, Any, str], ...] = ()
     unknown: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:  # what a prompt and a notebook show
+        return str(self)
 
     def __str__(self) -> str:
         lines = [("", "value", "from", "instead of")]

@@ -690,9 +690,10 @@ class PoolExecutor(_StdlibExecutor):
         return _rebuild, (type(self._backend), _options(self._backend), self._settings)
 
     def __repr__(self) -> str:
-        options = ", ".join(f"{name}={value!r}" for name, value in _options(self._backend).items() if value is not None)
+        said = [f"{name}={value!r}" for name, value in _options(self._backend).items() if value not in (None, {}, ())]
+        options = f" ({', '.join(said)})" if said else ""
         state = "shut down" if self._dispatcher.is_closed else "open"
-        return f"<anypool executor {self._backend.name!r} ({options}), {state}>"
+        return f"<anypool executor {self._backend.name!r}{options}, {state}>"
 
 
 def _call_all(calls: list[Callable[[], object]]) -> None:

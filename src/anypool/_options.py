@@ -39,12 +39,25 @@ class _UnfitError(ValueError):
     """The value does not fit; the message, if any, says what is wrong inside it."""
 
 
+# What other libraries call it.
+_ELSEWHERE = {
+    "batch_size": "chunksize",
+    "n_jobs": "max_workers",
+    "n_workers": "max_workers",
+    "num_workers": "max_workers",
+    "pre_dispatch": "buffersize",
+    "random_state": "seed",
+    "workers": "max_workers",
+}
+
+
 def did_you_mean(name: str, known: Iterable[str], *, spell: Callable[[str], str] = str) -> str:
     """Return ``"; did you mean 'x'?"`` for the nearest of `known`, spelled by `spell`, or an empty string."""
     import difflib
 
     by_lower = {each.lower(): each for each in known}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    elsewhere = _ELSEWHERE.get(name.lower())
+    near = [elsewhere] if elsewhere in by_lower else difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
     return f"; did you mean {spell(by_lower[near[0]])!r}?" if near else ""
 
 

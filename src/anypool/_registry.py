@@ -152,7 +152,7 @@ def find(name: str, *, source: str | None = None) -> type[Backend]:
     name = canonical(name)
     target = _registered.get(name)
     if target is None and name in _BUILT_IN:
-        return _find_built_in(name, _BUILT_IN[name])
+        return _find_built_in(name, _BUILT_IN[name], source)
     if target is None:
         return _find_entry_point(name, source)
     loaded = _load(name, target, "registered by register_backend") if isinstance(target, str) else target
@@ -253,10 +253,11 @@ def _written(source: str | None) -> str:
     return f", from {source}" if source else ""
 
 
-def _find_built_in(name: str, entry: _BuiltIn) -> type[Backend]:
+def _find_built_in(name: str, entry: _BuiltIn, source: str | None) -> type[Backend]:
     import importlib
 
-    hint = f"backend {name!r} needs: pip install 'anypool[{entry.extra}]'"
+    written = f"{_written(source)}," if source else ""
+    hint = f"backend {name!r}{written} needs: pip install 'anypool[{entry.extra}]'"
     for module in _missing(entry.modules):
         try:
             importlib.import_module(module)

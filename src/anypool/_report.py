@@ -67,7 +67,7 @@ class Receipt:
     error: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Report:
     """What the traced maps of an executor came to. ``print`` it, or `save` it.
 
@@ -154,6 +154,9 @@ class Report:
 
             text = as_page({each.name: getattr(self, each.name) for each in fields(self)}, self._runs)
         Path(path).write_text(text, encoding="utf-8")
+
+    def __repr__(self) -> str:  # what a prompt and a notebook show
+        return str(self)
 
     def __str__(self) -> str:
         if not self.calls:

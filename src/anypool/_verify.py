@@ -100,7 +100,7 @@ class Finding:
         return self.kind == "alias"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, repr=False)
 class Verification:
     """Whether a function is portable. ``str()`` of it is a report.
 
@@ -142,6 +142,9 @@ class Verification:
         """
         if not self.portable:
             raise NotPortable(str(self))
+
+    def __repr__(self) -> str:  # what a prompt and a notebook show
+        return str(self)
 
     def __str__(self) -> str:
         return self.render()

@@ -199,7 +199,7 @@ def seen(outcome: Outcome) -> str:
 def _seconds(value: float | None) -> str:
     if value is None:
         return "-"
-    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
+    return f"{value * 1000:.0f}\u00a0ms" if value < 1 else f"{value:.1f}\u00a0s"  # on one line, in a narrow column
 
 
 def left_behind(outcome: Outcome) -> str:
@@ -288,7 +288,8 @@ def page(outcomes: list[Outcome], seconds: float) -> str:
 
 
 def _title(about: str) -> str:
-    return about[0].upper() + about[1:]
+    first = about.split()[0]
+    return f"`{first}`{about[len(first) :]}" if "." in first else about[0].upper() + about[1:]
 
 
 def summary(outcomes: list[Outcome]) -> str:
