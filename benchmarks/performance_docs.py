@@ -26,7 +26,10 @@ from scale import saturation
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "benchmarks" / "records" / "performance.json"
 PLOTS = ROOT / "docs" / "performance"
-PAGES = tuple(ROOT / name for name in ("docs/performance.md", "docs/explanation/scale.md", "README.md"))
+PAGES = tuple(
+    ROOT / name
+    for name in ("docs/performance.md", "docs/how-to/choose-a-backend.md", "docs/explanation/scale.md", "README.md")
+)
 
 PART = re.compile(
     r"(?P<open><!-- measured: (?P<name>[^\n]+) -->\n)(?P<text>.*?)(?P<close><!-- /measured -->)", re.DOTALL
@@ -197,17 +200,37 @@ def overhead(record: Mapping[str, Any]) -> str:
             pairs.append(f"{figures(theirs['median'])}, **{figures(ours['median'])}**")
         else:
             rows.append([plain, f"`{backend}`", *pairs])
-    machine = record["machine"]
-    provisional = "" if is_quiet(machine) else " Provisional: the machine did other work."
     head = [
         "pool",
         "anypool on",
         "map of tiny calls, µs an item: pool, anypool",
         "one call there and back, µs: pool, anypool",
     ]
-    return table(head, rows) + (
-        f"\nDefaults of each, {record['settings']['workers']} workers, medians; {machine['cpus']} CPUs "
-        f"({machine['cpu']}), {machine['python']}.{provisional} More in [performance](docs/performance.md).\n"
+    return table(head, rows) + f"\n{_in_short(record)} More in [performance](docs/performance.md).\n"
+
+
+def choice(record: Mapping[str, Any]) -> str:
+    """For whoever chooses: what each backend costs."""
+    works = {work["name"]: {row["subject"]: row for row in work["rows"]} for work in record["works"]}
+    head = {
+        "cold": "start and first map, s",
+        "latency": "one call there and back, µs",
+        "millis": "1,000 calls of 1 ms of CPU, s",
+        "results": "30 arrays of 8 MB come back, s",
+    }
+    rows = []
+    for backend in BACKENDS:
+        found = [works.get(work, {}).get(f"anypool/{backend}", {}).get("median") for work in head]
+        rows.append([f"`{backend}`", *("-" if median is None else figures(median) for median in found)])
+    return table(["backend", *head.values()], rows) + f"\n{_in_short(record)}\n"
+
+
+def _in_short(record: Mapping[str, Any]) -> str:
+    machine = record["machine"]
+    provisional = "" if is_quiet(machine) else " Provisional: the machine did other work."
+    return (
+        f"Defaults of each, {record['settings']['workers']} workers, medians; {machine['cpus']} CPUs "
+        f"({machine['cpu']}), {machine['python']}.{provisional}"
     )
 
 
@@ -303,6 +326,7 @@ PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "verdict": verdict,
     "summary": summary,
     "overhead": overhead,
+    "choice": choice,
     "where": where,
     "scale costs": scale_costs,
     "scale saturation": scale_saturation,
