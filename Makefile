@@ -65,7 +65,7 @@ lowest: $(READY)
 	$(BIN)/python tests/release.py --lowest
 
 verify-types: $(VENV)/.release-group
-	$(BIN)/pyright --pythonpath $(BIN)/python --verifytypes anypool --ignoreexternal
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pyright --verifytypes anypool --ignoreexternal  # it overlooks --pythonpath here
 
 # All workloads on all peers and backends, ten minutes on a machine that does nothing else: table, record, plots, pages.
 bench: $(VENV)/.bench-group
