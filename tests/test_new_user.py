@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -57,6 +58,24 @@ def test_what_another_library_calls_it_is_told_by_our_name(elsewhere, here, tmp_
     monkeypatch.setenv("ANYPOOL_CONFIG", str(tmp_path / "some.toml"))
     with pytest.raises(anypool.UnknownOption, match=f"unknown key '{elsewhere}', from .*; did you mean '{here}'"):
         anypool.get_executor()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "list(anypool.get_executor(max_workers=1).map(lambda x: (lock, x), [1]))",
+        "anypool.get_executor(max_workers=1).submit(lambda x: (lock, x), 1).result()",
+        "anypool.get_executor('lokky')",
+        "anypool.get_executor(max_worker=1)",
+    ],
+)
+def test_a_mistake_is_told_without_the_way_through_our_files(line):
+    with pytest.raises(anypool.AnypoolError) as raised:
+        eval(line, {"anypool": anypool, "lock": threading.Lock()})
+    frames = [entry for entry in raised.traceback if Path(str(entry.path)).is_relative_to(PACKAGE)]
+    assert len(frames) <= 3
+    # What led to it is all there.
+    assert raised.value.__cause__ is None or raised.value.__cause__.__traceback__ is not None
 
 
 def test_a_prompt_shows_a_report_as_it_is_printed():

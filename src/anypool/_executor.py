@@ -27,7 +27,7 @@ from anypool._retry import as_retry
 from anypool._seeds import as_seed
 from anypool._settings import Settings
 from anypool._weight import AT_HAND
-from anypool.errors import ConfigError, SendError
+from anypool.errors import AnypoolError, ConfigError, SendError
 
 if TYPE_CHECKING:
     import os
@@ -130,8 +130,13 @@ class PoolExecutor(_StdlibExecutor):
         _accept_seed(options)
         if backend is None:
             backend = _nested_backend()
-        choice = _config.resolve(backend, options)
-        self._set_up(choice.create(), choice.settings)
+        try:
+            choice = _config.resolve(backend, options)
+            created = choice.create()
+        except AnypoolError as exc:
+            exc.__traceback__ = None  # the way through our files is nothing to whoever wrote it
+            raise
+        self._set_up(created, choice.settings)
 
     def _set_up(self, backend: Backend, settings: Settings) -> None:
         self._backend = backend
@@ -191,7 +196,7 @@ class PoolExecutor(_StdlibExecutor):
             if watch is not None:
                 future._watched = watch.add(name_of(fn), index, call, None, began)
             future.set_running_or_notify_cancel()
-            future.set_exception(exc)
+            future.set_exception(exc.with_traceback(None))
             return future
         if watch is None:
             self._dispatcher.submit(CallTask(self._calls, job, head, index, fn, call, future))
@@ -381,7 +386,11 @@ class PoolExecutor(_StdlibExecutor):
             add_note(exc, f"item {index}, {name_of(fn)}{short_call(args, {})}{on_worker(reply.worker)}")
 
         style: Literal["one", "star"] = "star" if star else "one"
-        job = self._jobs.for_map(fn, style, traits, keep_going=errors == "return")
+        try:
+            job = self._jobs.for_map(fn, style, traits, keep_going=errors == "return")
+        except SendError as exc:
+            exc.__traceback__ = None  # the way through our files; what failed to be pickled is its cause
+            raise
         journal = None
         if settings.journal is not None:
             from anypool._journal import Journal
