@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
 from concurrent.futures import BrokenExecutor
 from functools import partial
 from pathlib import Path
@@ -29,12 +28,11 @@ class LostTests(SubjectFixtures):
     """Clause "lost workers"."""
 
     @pytest.fixture
-    def doomed_executor(self, make_fresh: Callable[..., Any]) -> Any:
+    def doomed_executor(self, expendable: Any) -> Any:
         """An executor whose workers may be killed: none of them is this process."""
-        executor = make_fresh()
-        pids = set(executor.map(_calls.where, range(4)))
+        pids = set(expendable.map(_calls.where, range(4)))
         assert os.getpid() not in pids, "calls run in the caller's process, so it cannot notice lost workers"
-        return executor
+        return expendable
 
     @needs("worker_lost")
     @offers(notices_lost_workers=True)

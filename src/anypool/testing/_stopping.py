@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
@@ -41,13 +40,15 @@ class StoppingTests(SubjectFixtures):
     """Clause "time": what stops a call that runs."""
 
     @pytest.fixture
-    def stopper(self, make_fresh: Callable[..., Any]) -> Any:
-        """An executor whose running calls can be stopped."""
-        executor = make_fresh()
+    def _stops_calls(self, executor: Any) -> None:
         if not _stops_calls(executor):
             pytest.skip("made for executors that can stop a running call")
-        list(executor.map(time.sleep, [0.01] * 4, chunksize=1))  # its workers are up
-        return executor
+
+    @pytest.fixture
+    def stopper(self, _stops_calls: None, expendable: Any) -> Any:
+        """An executor whose running calls can be stopped."""
+        list(expendable.map(time.sleep, [0.01] * 4, chunksize=1))  # its workers are up
+        return expendable
 
     @needs("call_timeout")
     def test_where_a_call_cannot_be_stopped_a_limit_is_refused(self, executor: Any) -> None:
@@ -63,8 +64,11 @@ class StoppingTests(SubjectFixtures):
     def test_a_call_that_runs_too_long_is_stopped_and_its_neighbours_are_not(
         self, stopper: Any, place: Path, how: str
     ) -> None:
-        faults = Faults(place / "faults", {5: [how]})
-        got = list(stopper.map(faults, range(10), call_timeout=_ALLOWED, chunksize=5, errors="return"))
+        for attempt in range(3):  # a busy machine may hold a neighbour up for so long, but not in each attempt
+            faults = Faults(place / f"faults-{attempt}", {5: [how]})
+            got = list(stopper.map(faults, range(10), call_timeout=_ALLOWED, chunksize=5, errors="return"))
+            if sum(isinstance(each, CallTimeout) for each in got) == 1:
+                break
         assert isinstance(got[5], CallTimeout)
         assert isinstance(got[5], TimeoutError)
         assert [*got[:5], *got[6:]] == [*range(5), *range(6, 10)]

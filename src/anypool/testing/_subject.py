@@ -76,6 +76,33 @@ def _can_cancel(executor: Any) -> bool:
     return any(each.name == "cancel_futures" or each.kind is each.VAR_KEYWORD for each in parameters)
 
 
+class _Expendable:
+    """At most one executor, for tests that kill its workers: they share it for as long as it answers."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make = make
+        self._executor: Any = None
+
+    def get(self) -> Any:
+        if self._executor is not None and not _answers(self._executor):
+            self.drop()
+        if self._executor is None:
+            self._executor = self._make()
+        return self._executor
+
+    def drop(self) -> None:
+        executor, self._executor = self._executor, None
+        if executor is not None:
+            end(executor)
+
+
+def _answers(executor: Any) -> bool:
+    try:
+        return bool(executor.submit(abs, -1).result(timeout=LIMIT) == 1)
+    except Exception:  # broken by the test before, where that may be; or ended by it
+        return False
+
+
 class SubjectFixtures:
     """The hooks for authors, and the fixtures made from them.
 
@@ -153,6 +180,27 @@ class SubjectFixtures:
     def fresh_executor(self, make_fresh: Callable[..., Any]) -> Any:
         """An executor of the test's own."""
         return make_fresh()
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def _expendables(cls) -> Iterator[_Expendable]:
+        held = _Expendable(cls.make_executor)
+        yield held
+        held.drop()
+
+    @pytest.fixture(autouse=True)
+    def _none_is_there_for_other_tests(self, request: pytest.FixtureRequest, _expendables: _Expendable) -> None:
+        """A worker that is started in place of a killed one would be taken for what another test has left."""
+        if "expendable" not in request.fixturenames:
+            _expendables.drop()
+
+    @pytest.fixture
+    def expendable(self, request: pytest.FixtureRequest, _expendables: _Expendable) -> Iterator[Any]:
+        """An executor whose workers the test may kill. The next such test has it too, unless this one fails."""
+        failed = request.session.testsfailed
+        yield _expendables.get()
+        if request.session.testsfailed != failed:
+            _expendables.drop()
 
     @pytest.fixture
     def place(self, tmp_path: Path) -> Path:
