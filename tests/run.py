@@ -35,7 +35,7 @@ _ONCE = "--once"
 _RULE = "!" * 100
 
 
-@dataclass
+@dataclass(eq=False)  # as a plugin it must be hashable
 class Record:
     """What a run came to, noted by pytest as it goes on."""
 

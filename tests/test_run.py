@@ -35,9 +35,12 @@ CRASHES = "def test_crashes(): os._exit(3)\n"
 
 
 def run_tests(directory: Path, tests: str, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run these tests by the program, in a folder of theirs, with a file for its notes."""
-    (directory / "test_some.py").write_text("import os\nimport pathlib\nimport pytest\n" + tests, encoding="utf-8")
-    command = [sys.executable, str(PROGRAM), "-q", "-p", "no:cacheprovider", *options, "test_some.py"]
+    """Run these tests by the program, in a folder with hooks of their own, with a file for its notes."""
+    some = directory / "some"
+    some.mkdir()
+    (some / "conftest.py").touch()
+    (some / "test_some.py").write_text("import os\nimport pathlib\nimport pytest\n" + tests, encoding="utf-8")
+    command = [sys.executable, str(PROGRAM), "-q", "-p", "no:cacheprovider", *options, "some/test_some.py"]
     environment = {
         **os.environ,
         "UNSTEADY": str(directory / "notes"),
@@ -52,7 +55,7 @@ def test_a_test_that_passes_alone_lets_the_run_pass_and_is_named_last(tmp_path: 
     assert done.returncode == 0, done.stdout
     last = done.stdout[done.stdout.index("!!!!") :]
     assert last.rstrip().endswith("!!!!")
-    assert "unsteady: test_some.py::test_unsteady\n" in last
+    assert "unsteady: some/test_some.py::test_unsteady\n" in last
     assert "ValueError: a busy machine" in last
     assert "test_steady" not in last
     assert (tmp_path / "notes").read_text() == last
