@@ -89,11 +89,9 @@ class _Seen:
     carried: list[tuple[Home, ContextVar[Any]]]
     snapshot: ContextSnapshot
 
-    def still_holds(self, marks: tuple[Any, ...], here: Context) -> bool:
-        """Whether a snapshot that is taken now would be the same."""
-        if self.marks != marks or not hold_the_same(self.here, here):
-            return False
-        return not self.carried or all(starmap(homes.holds, self.carried))
+    def still_holds(self, marks: tuple[Any, ...]) -> bool:
+        """Whether a snapshot that is taken now, of the same variables, would be the same."""
+        return self.marks == marks and (not self.carried or all(starmap(homes.holds, self.carried)))
 
 
 class _Capturer:
@@ -123,15 +121,19 @@ class _Capturer:
     def capture(self, env: tuple[str, ...], dumps: Dumps) -> ContextSnapshot:
         """A snapshot for calls elsewhere."""
         here = copy_context()
+        seen = self._seen
+        is_same_here = seen is not None and hold_the_same(seen.here, here)
         filters = tuple(current_filters())
         levels = self._current_levels()
         disabled = logging.root.manager.disable
         decimal = decimal_arguments() if "decimal" in sys.modules else None
-        errstate = errstate_now(dumps) if "numpy" in sys.modules else None
+        errstate = None
+        if "numpy" in sys.modules:
+            known = seen if is_same_here and numpy_uses_contextvars() else None
+            errstate = errstate_now(dumps) if known is None else known.snapshot.errstate
         environment = tuple([(name, os.environ.get(name)) for name in env]) if env else ()
         marks = (dumps, filters, levels, disabled, decimal, errstate, environment, homes.version(), registered())
-        seen = self._seen
-        if seen is not None and seen.still_holds(marks, here):
+        if seen is not None and is_same_here and seen.still_holds(marks):
             return seen.snapshot
         carried = [(var, home, value) for var, value in here.items() if (home := homes.find(var)) is not None]
         snapshot = ContextSnapshot(

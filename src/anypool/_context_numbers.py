@@ -60,7 +60,11 @@ def errstate_now(dumps: Dumps) -> Errstate | None:
 
 def numpy_uses_contextvars() -> bool:
     """Whether `numpy.errstate` is kept in a context variable; before NumPy 2 it is the thread's."""
-    version = getattr(sys.modules.get("numpy"), "__version__", "2")
+    return _is_in_context(getattr(sys.modules.get("numpy"), "__version__", "2"))
+
+
+@lru_cache(maxsize=2)
+def _is_in_context(version: str) -> bool:
     return int(version.partition(".")[0]) >= 2
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import copy
 import itertools
-import threading
-from concurrent.futures import CancelledError, Future, wait
+from concurrent.futures import CancelledError, wait
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from anypool import _packing
+from anypool import _packing, _wire
 from anypool._call_text import add_note, name_of, on_worker, short_call
 from anypool._dispatch import Dispatcher
 from anypool._envelope import Envelope, Job, Reply
+from anypool._native_future import NativeFuture
 from anypool._outbox import Outbox
 from anypool._task import Task
 from anypool.errors import ExecutorClosed
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from anypool._submitted import WatchedCall
 
 _CANCELLED = frozenset({"CANCELLED", "CANCELLED_AND_NOTIFIED"})
-_ENDED = _CANCELLED | {"FINISHED"}
 
 _STOPS_WITHIN = 5.0
 """Seconds for a stopped call's worker to be seen dead: milliseconds, unless the machine is in trouble."""
@@ -81,44 +80,30 @@ class Shelf:
                 output.show()
 
 
-class CallFuture(Future[Any]):
+class CallFuture(NativeFuture):
     """The future of one submitted call.
 
     A `concurrent.futures.Future` in every respect. The first `result()` or `exception()` after the call has
     ended also replays its prints, warnings and log records, in the thread that asks.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._task: CallTask | None = None
-        self._output: tuple[Shelf, int, Output] | None = None
-        self._call_back: Callable[[Callable[[], object]], None] | None = None  # None: callbacks run here
-        self._watched: WatchedCall | None = None  # None: nobody shows progress or keeps receipts
+    _task: CallTask | None = None  # until it has ended: only the dispatcher knows who may cancel it
+    _output: tuple[Shelf, int, Output] | None = None
+    _call_back: Callable[[Callable[[], object]], None] | None = None  # None: callbacks run here
+    _watched: WatchedCall | None = None  # None: nobody shows progress or keeps receipts
 
     def _invoke_callbacks(self) -> None:  # the stdlib's, called when it is done
+        self._ring()
+        self._task = None
         if self._watched is not None:
             self._watched.gone(self._exception)  # cancelled, or failed by trouble of the pool's; else told before
-        if not self._done_callbacks:  # type: ignore[attr-defined]
+        if not self._done_callbacks:
             return
-        invoke: Callable[[], object] = super()._invoke_callbacks  # type: ignore[misc]
         call_back, self._call_back = self._call_back, None
         if call_back is not None:
-            call_back(invoke)
+            call_back(self._call_back_each)
         else:
-            invoke()
-
-    def _succeed(self, value: Any) -> None:
-        """Have the result `value`, unless it was cancelled: two steps of the stdlib's in one, where that can be."""
-        with self._condition:
-            at_once = self._state == "PENDING" and not self._waiters
-            if at_once:
-                self._result = value
-                self._state = "FINISHED"
-                self._condition.notify_all()
-        if at_once:
-            self._invoke_callbacks()
-        elif self._state == "RUNNING" or self.set_running_or_notify_cancel():
-            self.set_result(value)
+            self._call_back_each()
 
     def cancel(self) -> bool:
         """Cancel the call if it has not begun on a worker; whether it is cancelled."""
@@ -136,12 +121,11 @@ class CallFuture(Future[Any]):
 
     def _fail_in_forked_child(self, error: BaseException) -> None:
         """Have `error`, unless it has ended: nothing else will come, and what was to be called back is the parent's."""
-        self._condition = threading.Condition()  # another thread may have held it, and is not here to release it
-        self._waiters.clear()
-        self._done_callbacks.clear()  # type: ignore[attr-defined]
+        self.forget_others()
         self._task = self._watched = None
         if self._state == "CANCELLED":
             self.set_running_or_notify_cancel()
+            self._ring()
         elif not self.done():
             self.set_exception(error)
 
@@ -164,17 +148,10 @@ class CallFuture(Future[Any]):
         """Whether the call was cancelled."""
         return self._state in _CANCELLED
 
-    def done(self) -> bool:
-        """Whether the call has ended, or was cancelled."""
-        return self._state in _ENDED
-
     def result(self, timeout: float | None = None) -> Any:
         """What the call returned; raises what it raised. See `concurrent.futures.Future.result`."""
         try:
-            value = self._result if self._state == "FINISHED" else super().result(timeout)
-            if self._exception is not None:  # one that is false, which the stdlib overlooked until 3.14 (gh-132063)
-                raise self._exception
-            return value
+            return super().result(timeout)
         finally:
             self._show()
             self = None  # type: ignore[assignment]  # break the cycle future -> exception -> frame -> future
@@ -182,7 +159,7 @@ class CallFuture(Future[Any]):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the call raised, or None. See `concurrent.futures.Future.exception`."""
         try:
-            return self._exception if self._state == "FINISHED" else super().exception(timeout)
+            return super().exception(timeout)
         finally:
             self._show()
             self = None  # type: ignore[assignment]
@@ -347,9 +324,11 @@ class CallTask(Task):
                 output = Output(reply.events, str(reply.worker), nullcontext if watched is None else watched.aside)
                 future._output = (self._calls.shelf, self._place, output)
                 self._calls.shelf.put(self._place, output)
+        if future._state != "RUNNING" and not future.set_running_or_notify_cancel():
+            return
         if error is None:
-            future._succeed(reply.values[0])
-        elif future._state == "RUNNING" or future.set_running_or_notify_cancel():
+            future.set_result(reply.values[0])
+        else:
             args, kwargs = self._call
             add_note(error, f"{name_of(self._fn)}{short_call(args, kwargs)}{on_worker(reply.worker)}")
             future.set_exception(error)
@@ -370,7 +349,6 @@ class CallTask(Task):
     def _take_future(self) -> CallFuture:
         future = self._future
         assert future is not None
-        future._task = None
         future._call_back = self._calls.dispatcher.call_back
         return future
 
@@ -385,6 +363,9 @@ def _pack(
     """What a backend gets for one call, and what holds its large buffers."""
     if head is None:
         return Envelope(job, index, (call,), 1), None
+    column = _wire.pack_small_call(*call)
+    if column is not None:
+        return _packing.pack_call(job, head, index, column), None
     stores = dispatcher.stores
     outbox = Outbox(stores) if stores else None
     return _packing.pack(job, head, index, (call,), None, outbox.store if outbox else None), outbox

@@ -100,6 +100,9 @@ class Jobs:
     def _packed_function(self, fn: Callable[..., Any], traits: Traits) -> Callable[..., Any] | _wire.Parcel:
         if traits.shares_memory:
             return fn
+        by_name = _wire.dumps_by_name(fn)
+        if by_name is not None:
+            return by_name
         stores = self._dispatcher.stores
         sent_fn = _wire.to_parcel(fn, stores.store_function if stores else None)
         if type(sent_fn) is not bytes or len(sent_fn) >= _wire.LARGE_FUNCTION:

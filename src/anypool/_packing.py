@@ -46,6 +46,7 @@ __all__ = [
     "keep_reply",
     "kept_reply",
     "pack",
+    "pack_call",
     "pack_head",
     "pack_note",
     "pack_reply",
@@ -113,14 +114,19 @@ def pack(
             return _wire.refusal(_wire.explain_call(*items[offset]) or why)
         return _wire.refusal(SendError(f"the argument of item {start + offset}: {why}"))
 
-    fn = None if is_small(job.fn) else job.fn
     if job.style == "call":
-        return (head, fn, start, _wire.pack_call(items[0], refuse, store), 1, None, 1, None, False)
+        return pack_call(job, head, start, _wire.pack_call(items[0], refuse, store))
+    fn = None if is_small(job.fn) else job.fn
     assert plan is not None
     heaviest = None if plan.budget is None else HEAVIEST_CHUNK
     column = _wire.pack_column(items, refuse, store, heaviest)
     length = len(items) if type(column) is bytes else len(column)
     return (head, fn, start, column, length, plan.budget, plan.look_every, None, False)
+
+
+def pack_call(job: Job, head: bytes, start: int, column: _wire.Column) -> tuple[Any, ...]:
+    """The envelope of one submitted call, whose arguments are packed in `column`."""
+    return (head, None if is_small(job.fn) else job.fn, start, column, 1, None, 1, None, False)
 
 
 def with_ticket(packed: tuple[Any, ...], ref: TicketRef, *, timed: bool) -> tuple[Any, ...]:

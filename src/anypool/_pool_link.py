@@ -63,6 +63,7 @@ OUT_OF_BAND: Final = 64 * 1024
 _READ_SIZE: Final = 64 * 1024
 # number of the task, kind, count of parts, bytes that follow on the stream (0: they are in this datagram)
 _HEAD: Final = struct.Struct("<QIIQ")
+_SIZE: Final = struct.Struct("<Q")
 HAS_DATAGRAMS = sys.platform != "win32" and hasattr(socket, "AF_UNIX") and sys.platform != "darwin"
 
 Buffer = bytes | bytearray | memoryview
@@ -104,13 +105,12 @@ def decode(parts: Sequence[Buffer]) -> Any:
 
 def frame(number: int, kind: int, parts: Sequence[Buffer]) -> Outgoing:
     """Lay out a message: the head, the size of each part, the parts."""
-    sizes = [len(part) for part in parts]
-    table = _table(len(sizes)).pack(*sizes)
-    total = len(table) + sum(sizes)
-    head = _HEAD.pack(number, kind, len(sizes), total)
+    sizes = list(map(len, parts))
+    count = len(sizes)
+    total = 8 * count + sum(sizes)
     if total <= DATAGRAM_LIMIT:
-        return Outgoing(b"".join((head, table, *parts)), ())
-    return Outgoing(head, (table, *parts))
+        return Outgoing(b"".join((_layout(count).pack(number, kind, count, total, *sizes), *parts)), ())
+    return Outgoing(_HEAD.pack(number, kind, count, total), (_table(count).pack(*sizes), *parts))
 
 
 @lru_cache(maxsize=64)
@@ -118,8 +118,16 @@ def _table(count: int) -> struct.Struct:
     return struct.Struct(f"<{count}Q")
 
 
+@lru_cache(maxsize=64)
+def _layout(count: int) -> struct.Struct:
+    return struct.Struct(f"{_HEAD.format}{count}Q")
+
+
 def _split(body: Buffer, count: int) -> list[Buffer]:
     view = memoryview(body)
+    if count == 1:
+        (size,) = _SIZE.unpack_from(body)
+        return [view[_SIZE.size : _SIZE.size + size]]
     start = 8 * count
     parts: list[Buffer] = []
     for size in _table(count).unpack_from(body):
@@ -146,10 +154,10 @@ class _Stream:
     def _is_over(self) -> bool:
         """Wait until there is something to read, or nothing more will be."""
         while self._ends is not None:
-            ready = dict(self._ends.poll())
-            if self._read_fd in ready:
+            ready = self._ends.poll()
+            if ready[0][0] == self._read_fd or ready[-1][0] == self._read_fd:  # there are two at most
                 return False
-            for fd, event in ready.items():
+            for fd, event in ready:
                 if event & select.POLLIN:
                     return True
                 self._ends.unregister(fd)  # who would have told is gone

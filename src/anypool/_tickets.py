@@ -41,6 +41,7 @@ Ref: TypeAlias = tuple[int, int, int, int, int]
 
 _SERIAL, _BEGUN, _PID, _DONE, _GROUP, _USED, _SINCE, _CURRENT, _HALT, _ONCE, _REPLY = range(11)
 
+_CLEAR = memoryview(bytes(8 * (_ONCE - _BEGUN))).cast("Q")
 _LOG_AT = 128
 _SIZE = 1 << 20
 """Bytes. As much of the results of one chunk as this survives its worker; a chunk whose results are more goes home."""
@@ -115,7 +116,8 @@ class Ticket(_Memory):
         """Be the ticket of a new chunk; return what its worker finds it by."""
         self._serial += 1
         words = self.words
-        words[_BEGUN] = words[_DONE] = words[_USED] = words[_CURRENT] = words[_HALT] = words[_REPLY] = 0
+        words[_BEGUN:_ONCE] = _CLEAR
+        words[_REPLY] = 0
         words[_SERIAL] = self._serial
         return (*self._where, self._serial)
 

@@ -230,6 +230,30 @@ def pack_call(call: object, refuse: Callable[[int, SendError], bytes], store: St
         return [refuse(0, exc)]
 
 
+def pack_small_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Parcel] | None:
+    """The same for a call with few numbers and the like, at a third of the cost; None for any other."""
+    if kwargs or not _IMMUTABLE_AND_SMALL.issuperset(map(type, args)):
+        return None
+    data = pickle.dumps((args, kwargs), PROTOCOL)
+    return [data] if len(data) < _LARGE else None
+
+
+def dumps_by_name(fn: object) -> bytes | None:
+    """The pickle of a plain function that a worker imports, at a third of the cost of `dumps`; None for all else."""
+    kind = type(fn)
+    if kind is not types.FunctionType and (
+        kind is not types.BuiltinFunctionType or type(fn.__self__) is not types.ModuleType  # type: ignore[attr-defined]
+    ):
+        return None
+    if _ships_modules_by_value():
+        return None
+    try:
+        data = pickle.dumps(fn, PROTOCOL)
+    except Exception:  # a lambda, a local function: by value
+        return None
+    return None if b"__main__" in data else data
+
+
 def pack_as_one(items: Sequence[Any]) -> bytes | None:
     """`items` in one pickle; None if they cannot travel so."""
     return pickle.dumps(items, PROTOCOL) if _may_travel_as_one(items) else None

@@ -7,6 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from anypool._native_future import NativeFuture
 from anypool.backend import Traits
 
 __all__ = ["Serial"]
@@ -36,7 +37,7 @@ class Serial:
 
     def submit(self, call: Callable[[Any], Any], payload: Any, /) -> Future[Any]:
         """Run the call now; the future is done."""
-        future: Future[Any] = Future()
+        future = NativeFuture()
         future.set_running_or_notify_cancel()
         try:
             value = call(payload)
