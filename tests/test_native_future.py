@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from anypool._native_future import NativeFuture
+from anypool.testing._effects import poll
 
 _TRIES = 500
 
@@ -71,6 +72,43 @@ def test_it_fails_and_is_cancelled_like_one() -> None:
         cancelled.result()
     with pytest.raises(TimeoutError):
         begun().result(0)
+
+
+@pytest.mark.parametrize("end", ["cancel", "set_result", "set_exception"])
+def test_several_who_wait_are_told_however_it_ends(end: str) -> None:
+    future, got = NativeFuture(), list[str]()
+
+    def look() -> None:
+        try:
+            got.append(repr(future.result(20)))
+        except (CancelledError, ValueError) as exc:
+            got.append(type(exc).__name__)
+
+    def look_for_an_error() -> None:
+        try:
+            got.append(type(future.exception()).__name__)
+        except CancelledError:
+            got.append("CancelledError")
+
+    threads = [threading.Thread(target=each) for each in (look, look, look_for_an_error)]
+    for thread in threads:
+        thread.start()
+    poll(lambda: len(future._bells or ()) == len(threads), "all wait")
+    getattr(future, end)(*{"cancel": [], "set_result": [1], "set_exception": [ValueError()]}[end])
+    for thread in threads:
+        thread.join(20)
+    told = {"cancel": ["CancelledError"] * 3, "set_result": ["1", "1", "NoneType"], "set_exception": ["ValueError"] * 3}
+    assert sorted(got) == told[end]
+    assert future.done()
+
+
+def test_whoever_waited_for_too_short_a_time_can_wait_again() -> None:
+    future = begun()
+    for timeout in (0.01, 0, -1):
+        with pytest.raises(TimeoutError):
+            future.result(timeout)
+    future.set_result(1)
+    assert future.result(0) == 1
 
 
 def test_a_callback_that_fails_is_logged_and_the_next_is_called(caplog: pytest.LogCaptureFixture) -> None:

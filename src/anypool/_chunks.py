@@ -35,8 +35,10 @@ _GROWTH_AT_NO_COST = 256
 _GUIDED = 3
 # ... but none is smaller than this many times what it costs to send it: evening out more finely gains nothing.
 _LEAST_WORTH = 2.0
-# A worker hands back what it has not begun once a chunk takes this many times longer than planned.
+# A worker hands back what it has not begun once a chunk takes this many times longer than planned; or than so many
+# seconds, if it was to take less, since another process may have had its CPU for a while.
 _PATIENCE = 2.0
+_SOONEST = 0.008
 # It looks at the clock this many times in a chunk that runs as planned.
 _LOOKS = 64
 
@@ -83,16 +85,16 @@ class ChunkSizes:
             return Plan(self._fixed)
         if self._per_item is None:
             return Plan(1)
-        per_item = max(self._per_item, 1e-9)
+        per_item, overhead = max(self._per_item, 1e-9), self._overhead or 0.0
         size = max(1, min(_MOST_ITEMS, int(self.target / per_item)))
         if remaining is not None:
-            least = int(_LEAST_WORTH * (self._overhead or 0.0) / per_item)
+            least = int(_LEAST_WORTH * overhead / per_item)
             size = min(size, max(1, least, math.ceil(remaining / (_GUIDED * self._workers))))
-        at_no_cost = min(self._largest * _GROWTH_AT_NO_COST, int((self._overhead or 0.0) / per_item))
+        at_no_cost = min(self._largest * _GROWTH_AT_NO_COST, int(overhead / per_item))
         size = min(size, max(self._largest * _GROWTH, at_no_cost))
         if self._weight:
             size = max(1, min(size, int(HEAVIEST_CHUNK / self._weight)))
-        return Plan(size, self.target * _PATIENCE, max(1, size // _LOOKS))
+        return Plan(size, _PATIENCE * max(_SOONEST, size * per_item), max(1, size // _LOOKS))
 
     def observe(self, items: int, run_seconds: float, overhead_seconds: float) -> None:
         """Learn from a chunk that came back: `items` calls in `run_seconds`, the rest of its way.

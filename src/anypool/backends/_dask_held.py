@@ -15,7 +15,9 @@ from typing import Any
 
 from anypool.errors import SendError
 
-__all__ = ["Held", "Run", "pickle_with_keys"]
+__all__ = ["Held", "Run", "pickle_with_keys", "unseal"]
+
+_SEALED = 1 << 20  # bytes; a larger result had better not be copied once more
 
 
 class Held:
@@ -83,10 +85,24 @@ class Run:
     """
 
     def __init__(self, call: Callable[[Any], Any], payload: Any) -> None:
-        self._task = (call, (payload,))
+        self._task = (call, payload)
 
-    def __reduce__(self) -> tuple[Callable[[Any], Any], tuple[Any]]:
-        return self._task
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _run, self._task
+
+
+def _run(call: Callable[[Any], Any], payload: Any) -> Any:
+    """What the call returns; a small tuple as bytes, since of a tuple Dask serializes and weighs each part."""
+    result = call(payload)
+    if type(result) is not tuple and type(result) is not bytes:
+        return result
+    sealed = pickle.dumps(result, protocol=5)
+    return sealed if len(sealed) < _SEALED or type(result) is bytes else result
+
+
+def unseal(result: Any) -> Any:
+    """What the call of a `Run` returned."""
+    return pickle.loads(result) if type(result) is bytes else result
 
 
 class _Pickling(threading.local):

@@ -18,7 +18,7 @@ from anypool._cpus import available_cpus
 from anypool._worker_end import WorkerDied
 from anypool.backend import Traits
 from anypool.backends._dask_client import Connection, unsubscribe
-from anypool.backends._dask_held import Held, Run, pickle_with_keys
+from anypool.backends._dask_held import Held, Run, pickle_with_keys, unseal
 from anypool.backends._dask_lost import LocalWorkers
 from anypool.backends._dask_watch import SchedulerLostError, Watch
 from anypool.errors import ConfigError, ExecutorClosed
@@ -235,7 +235,7 @@ class Dask:
         error: Exception | None = None
         lost: Any = None
         try:
-            value = await self._client.gather(native, asynchronous=True)
+            value = unseal(await self._client.gather(native, asynchronous=True))
         except (asyncio.CancelledError, CancelledError):  # distributed's is one of the latter
             trouble = None if self._watch is None else self._watch.trouble
             error = SchedulerLostError(trouble or "Dask forgot it: its scheduler, or the connection to it, is gone")
