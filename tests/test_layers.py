@@ -91,7 +91,7 @@ _packing              L2  envelopes and replies as plain tuples of bytes
 _worker               L2  all that ever runs on a worker
 _adopted              L2  what makes a process that another library started a good worker
 backend               L3  the contract for authors of backends
-_native_future        L3  the futures of pools of our own, without a lock until somebody waits
+_native_future        L3  futures that one thread at a time settles, without a lock until somebody waits
 _bridge               L3  from executors of the stdlib's kind to the contract
 _worker_end           L3  how a worker came to its end, in words
 _lane                 L3  a loky pool of one worker, with the tokens that say which of its calls have begun
