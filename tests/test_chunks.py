@@ -50,7 +50,14 @@ def test_a_plan_has_an_item_a_budget_and_a_look_at_the_clock(
     assert 1 <= plan.look_every <= plan.size
     if plan.size > 1:
         assert plan.budget is not None
-        assert plan.budget >= sizes.target
+        assert plan.budget >= _chunks._PATIENCE * _chunks._SOONEST
+
+
+@pytest.mark.parametrize(("remaining", "budget"), [(None, 0.08), (60, 0.02), (12, 0.016)])
+def test_a_chunk_is_handed_back_when_it_takes_twice_what_it_was_to_take(remaining: int | None, budget: float) -> None:
+    sizes = ChunkSizes(2)
+    sizes.observe(100, 0.1, 1e-4)
+    assert sizes.plan(remaining).budget == pytest.approx(budget)
 
 
 @given(workers=st.integers(1, 512), observed=_OBSERVED)

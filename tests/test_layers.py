@@ -198,7 +198,7 @@ WRAPS_BACKENDS = {"testing.wrong": "a backend that is wrong on purpose is a righ
 CONTRACT = {"errors", "backend", "_bridge", "_cpus", "_forks", "_imported", "_worker_end"}
 BACKENDS = {
     "backends": (set(), set()),
-    "backends.serial": (set(), set()),
+    "backends.serial": ({"_native_future"}, set()),
     "backends.threads": (set(), set()),
     "backends.processes": ({"_pool"}, set()),
     "backends.loky": ({"_lanes"}, {"loky"}),
