@@ -45,6 +45,7 @@ _identity             L1  whether two results are the same, strictly, and where 
 _table                L1  rows of text as a table
 _forks                L1  forks of the caller wait while a process starts
 _trackers             L1  resource trackers, in a process that a call forks
+_process_tree         L1  what a process has started, ended with it
 _settings             L1  the settings that mean the same on every backend
 _fingerprint          L1  a digest of a function or a value that is the same in every process
 _options              L1  values by their declared types
@@ -195,7 +196,7 @@ AWAITED: set[str] = set()
 WRAPS_BACKENDS = {"testing.wrong": "a backend that is wrong on purpose is a right one with one thing changed"}
 """Files that may import a backend, and why."""
 
-CONTRACT = {"errors", "backend", "_bridge", "_cpus", "_forks", "_imported", "_worker_end"}
+CONTRACT = {"errors", "backend", "_bridge", "_cpus", "_forks", "_imported", "_process_tree", "_trackers", "_worker_end"}
 BACKENDS = {
     "backends": (set(), set()),
     "backends.serial": ({"_native_future"}, set()),

@@ -32,6 +32,7 @@ from typing import Final, NoReturn
 from anypool import _pool_child
 from anypool._forks import no_forks
 from anypool._pool_link import START, Link, Outgoing, encode, frame
+from anypool._process_tree import KNOWS_CHILDREN, kill_started_by, kill_tree
 
 __all__ = ["WORKER_THREAD_NAME", "Starter", "WorkerProcess", "forget_zygotes", "make_starter"]
 
@@ -73,7 +74,7 @@ class WorkerProcess(ABC):
 
     @abstractmethod
     def signal(self, *, kill: bool) -> None:
-        """End it: by SIGKILL if `kill`, else by SIGTERM. Does nothing if it has ended."""
+        """End it: with what it started, by SIGKILL, if `kill`; else by SIGTERM. Does nothing if it has ended."""
 
     @abstractmethod
     def close(self) -> None:
@@ -205,6 +206,10 @@ class _Spawned(WorkerProcess):
     def signal(self, *, kill: bool) -> None:
         # Popen holds a lock between its look for the end and the signal, so no other process can be hit.
         if kill:
+            if KNOWS_CHILDREN:
+                self._popen.send_signal(signal.SIGSTOP)
+                if self._popen.returncode is None:
+                    kill_started_by(self.pid)
             self._popen.kill()
         else:
             self._popen.terminate()
@@ -304,7 +309,7 @@ class _Forked(WorkerProcess):
     def signal(self, *, kill: bool) -> None:
         if not self._look(0.0):
             try:
-                os.kill(self.pid, signal.SIGKILL if kill else signal.SIGTERM)
+                kill_tree(self.pid) if kill else os.kill(self.pid, signal.SIGTERM)
             except ProcessLookupError:
                 return  # it has just ended
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import signal
 import sys
 from dataclasses import dataclass, field
 from functools import partial
 from typing import IO, Any
 
+from anypool._process_tree import kill_tree
 from anypool._worker_end import fault_file, read_faults
 from anypool.backends._dask_worker import FAULTS
 
@@ -99,11 +99,12 @@ async def replacement_of_worker(address: str) -> None:
 
 
 def kill_worker_of(key: str, dask_scheduler: Any) -> bool:
-    """Kill the process of the worker that runs the task; its nanny starts another. False if it does not run."""
+    """Kill the worker that runs the task, and what it started; its nanny starts another. False if it does not run."""
     task = dask_scheduler.tasks.get(key)
     worker = getattr(task, "processing_on", None)
     life = _lives.get(getattr(worker, "address", ""))
     if life is None or life.pid is None or life.ended.is_set():
         return False
-    os.kill(life.pid, getattr(signal, "SIGKILL", signal.SIGTERM))
+    with contextlib.suppress(ProcessLookupError):
+        kill_tree(life.pid)
     return True

@@ -15,6 +15,7 @@ import os
 import random
 from typing import Any
 
+from anypool._trackers import leave_trackers
 from anypool.backends._dask_fork import begin_as_fork
 
 __all__ = ["FAULTS", "dask_setup", "keep_random_for_calls", "log_note"]
@@ -59,6 +60,8 @@ def dask_setup(_worker: Any) -> None:
     """Called by distributed in each worker that has this module as a preload."""
     keep_random_for_calls()
     faults = os.environ.pop(FAULTS, None)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=leave_trackers)
     if faults is not None:
         faulthandler.enable(os.open(faults, os.O_WRONLY | os.O_APPEND))  # for good
         begin_as_fork()
