@@ -151,6 +151,7 @@ backends.serial       L5  the reference: calls in the caller's thread
 backends.threads      L5  the stdlib's thread pool
 backends.processes    L5  the local pool
 backends.loky         L5  loky
+backends._joblib_pool   L5  joblib's pool of multiprocessing, under watch
 backends.joblib       L5  whatever joblib knows
 backends._dask_fork     L5  what the workers of a local Dask cluster are forked from
 backends._dask_worker   L5  what a Dask worker needs so that the global random is a call's own
@@ -203,7 +204,8 @@ BACKENDS = {
     "backends.threads": (set(), set()),
     "backends.processes": ({"_pool"}, set()),
     "backends.loky": ({"_lanes"}, {"loky"}),
-    "backends.joblib": ({"_adopted", "_lanes"}, {"joblib"}),
+    "backends.joblib": ({"_adopted", "_lanes", "backends._joblib_pool"}, {"joblib"}),
+    "backends._joblib_pool": (set(), set()),
     "backends._dask_fork": (set(), {"dask", "distributed"}),
     "backends._dask_worker": ({"backends._dask_fork"}, {"dask", "distributed"}),
     "backends._dask_nanny": ({"backends._dask_worker"}, set()),

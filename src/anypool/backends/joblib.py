@@ -15,8 +15,9 @@ from anypool._bridge import Outstanding, settle, stop_unused_trackers, without_f
 from anypool._cpus import available_cpus
 from anypool._imported import import_without_traces, start_method_kept
 from anypool._lanes import Lanes
-from anypool._worker_end import WorkerDied
+from anypool._worker_end import WorkerDied, post_mortem
 from anypool.backend import Traits
+from anypool.backends._joblib_pool import Watch, take_apart
 from anypool.errors import ConfigError, ExecutorClosed, StartError
 
 __all__ = ["Joblib"]
@@ -46,8 +47,9 @@ class Joblib:
 
     With ``native="multiprocessing"`` workers are started by loky's start method unless
     ``JOBLIB_START_METHOD`` or ``native_options["context"]`` says otherwise: joblib's default forks, which
-    hangs where there are threads. It never notices a worker that dies, and its workers cannot start
-    processes.
+    hangs where there are threads. Its workers cannot start processes. It does not notice a worker that dies, so it
+    is watched: the pool is replaced then, and the calls that ran on its other workers are lost with it. With
+    ``native_options["maxtasksperchild"]`` workers end all the time, and nobody watches.
     """
 
     name: ClassVar[str] = "joblib"
@@ -62,6 +64,8 @@ class Joblib:
         self._outstanding = Outstanding()
         self._backend: Any = None
         self._own_loky: Lanes | None = None
+        self._new_pool: Callable[[], object] | None = None  # of a pool that is watched
+        self._watch: Watch | None = None
         self._in_caller = False
         self._synchronous = False
         self._stopped = False
@@ -123,7 +127,25 @@ class Joblib:
             if "context" not in self.native_options:
                 options["context"] = context
         configured: int = backend.configure(n_jobs=size, parallel=parallel, **options)
+        if self.native == "multiprocessing" and not self.native_options.get("maxtasksperchild"):
+            self._new_pool = functools.partial(backend.configure, n_jobs=size, parallel=parallel, **options)
+            self._watch = Watch(backend._pool, self._pool_died)
         return configured
+
+    def _pool_died(self, process: Any) -> None:
+        """Fail what a pool had that has lost a worker, on the thread that watched it. The next call makes another."""
+        with self._lock:
+            if self._stopped:
+                return
+            pool, self._backend._pool = self._backend._pool, None
+            watch, self._watch = self._watch, None
+            lost = self._outstanding.snapshot()
+        take_apart(pool)
+        if watch is not None:
+            watch.stop()
+        error = post_mortem(process.name, pid=process.pid, exitcode=process.exitcode)
+        for future in lost:
+            settle(future, error=error)
 
     def _traits(self, size: int) -> Traits:
         own_loky = self._own_loky is not None
@@ -132,11 +154,11 @@ class Joblib:
             in_caller=self._in_caller,
             synchronous=self._synchronous,
             remote=self.native not in _ON_THIS_MACHINE,
-            notices_lost_workers=own_loky,
+            notices_lost_workers=own_loky or self._watch is not None,
             loses_only_running=own_loky,
             stops_running_calls=own_loky,
             starts_processes=own_loky or self._in_caller,
-            lost=(WorkerDied,) if own_loky else (),
+            lost=(WorkerDied,) if own_loky or self._watch is not None else (),
         )
 
     def submit(self, call: Callable[[Any], Any], payload: Any, /) -> Future[Any]:
@@ -145,17 +167,21 @@ class Joblib:
             raise ExecutorClosed("the backend 'joblib' is not running")
         if self._own_loky is not None:
             return self._own_loky.submit(call, payload)
-        future: Future[Any] = self._outstanding.add(Future())
+        future: Future[Any] = Future()
         task: Callable[[], Any] = functools.partial(call, payload)
         if self._in_caller:
             task = functools.partial(_unless_cancelled, future, task)
         else:
             future.set_running_or_notify_cancel()
         if self._synchronous:
-            _run_here(future, task)
+            _run_here(self._outstanding.add(future), task)
         else:
             # joblib makes its thread pool at the first call, and for two at once makes two.
             with self._lock, start_method_kept():
+                if self._new_pool is not None and self._watch is None:
+                    self._new_pool()
+                    self._watch = Watch(self._backend._pool, self._pool_died)
+                self._outstanding.add(future)
                 self._backend.submit(task, functools.partial(self._finish, self._backend, future))
         return future
 
@@ -190,12 +216,29 @@ class Joblib:
             stop_unused_trackers()
 
     def _stop_native(self, *, cancel: bool) -> None:
+        if self._new_pool is not None:
+            self._stop_watched()
+            return
         pool = getattr(self._backend, "_pool", None)
         if cancel and not self._synchronous:
             self._backend.abort_everything(ensure_ready=False)
         self._backend.terminate()
         if pool is not None:
             pool.join()
+        self._fail_forgotten()
+
+    def _stop_watched(self) -> None:
+        with self._lock:  # after which no worker's end is of interest
+            watch, self._watch = self._watch, None
+            pool, self._backend._pool = self._backend._pool, None
+        if watch is not None:
+            watch.stop()
+        if pool is not None:
+            take_apart(pool)
+        self._backend.terminate()
+        self._fail_forgotten()
+
+    def _fail_forgotten(self) -> None:
         error = ExecutorClosed("the backend 'joblib' was stopped while the call was running")
         for future in self._outstanding.snapshot():  # the native pool forgot them
             settle(future, error=error)
