@@ -3,8 +3,9 @@
     python folder.py LOCKS BACKING MOUNTED COMMAND...
 
 runs a command while BACKING is there as MOUNTED too, in a mount namespace of this program's own. Each step of the
-command on a file is a request that another process answers. LOCKS is "kept", or "refused", as by an NFS server without
-its lock daemon. When a file `cut` is in BACKING the server is killed: what a cut cable is to a mount that gives up.
+command on a file is a request that another process answers. LOCKS is "kept"; or "refused", as by an NFS server without
+its lock daemon; or "read-only", of the whole folder. When a file `cut` is in BACKING the server is killed: what a cut
+cable is to a mount that gives up.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _ROOT = 1
 _POSIX_LOCKS = 1 << 1
 _SIZE_IS_SET = 1 << 3
 _DIRECT = 1  # each read and write comes to the server
-_NEW_MOUNTS, _RECURSIVE_PRIVATE, _DETACH = 0x20000, 0x44000, 2
+_NEW_MOUNTS, _RECURSIVE_PRIVATE, _READ_ONLY, _DETACH = 0x20000, 0x44000, 1, 2
 
 
 def why_not() -> str | None:
@@ -176,11 +177,12 @@ def main(locks: str, backing: str, mounted: str, *command: str) -> int:
     _checked(system.mount(None, b"/", None, _RECURSIVE_PRIVATE, None), "mount")
     device = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={device},rootmode={stat.S_IFDIR:o},user_id=0,group_id=0"
-    _checked(system.mount(b"anypool", mounted.encode(), b"fuse", 0, options.encode()), "mount")
+    flags = _READ_ONLY if locks == "read-only" else 0
+    _checked(system.mount(b"anypool", mounted.encode(), b"fuse", flags, options.encode()), "mount")
     server = os.fork()
     if server == 0:
         try:
-            Server(device, backing, keeps_locks=locks == "kept").serve()
+            Server(device, backing, keeps_locks=locks != "refused").serve()
         finally:
             os._exit(0)
     os.close(device)

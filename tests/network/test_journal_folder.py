@@ -60,6 +60,17 @@ def test_a_folder_that_keeps_no_locks_is_said_before_the_first_call(tmp_path: Pa
     assert not _ran(tmp_path)
 
 
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_folder_that_cannot_be_written_is_said_before_the_first_call(tmp_path: Path, is_there: bool) -> None:
+    ran = _ran(tmp_path)
+    if is_there:
+        _run(tmp_path, "kept", "die")
+        ran = _ran(tmp_path)
+    (told,) = _run(tmp_path, "read-only")
+    assert "cannot be written" in told
+    assert _ran(tmp_path) == ran
+
+
 @pytest.mark.parametrize("how", ["die", "cut"])
 def test_a_map_whose_program_or_folder_goes_goes_on_where_it_was(tmp_path: Path, how: str) -> None:
     first = _run(tmp_path, "kept", how)
