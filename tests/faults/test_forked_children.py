@@ -21,12 +21,14 @@ _SCRIPT = """
     import ctypes, os, sys, time
     import anypool
 
+    forked_by, here = sys.argv[2], os.getcwd()
+
     def fork_and_die(item):
         if item == 2:
-            if (os.fork if sys.argv[2] == "Python" else ctypes.CDLL(None).fork)() == 0:
-                with open("child", "w") as file:
+            if (os.fork if forked_by == "Python" else ctypes.CDLL(None).fork)() == 0:
+                with open(f"{here}/child", "w") as file:
                     file.write(str(os.getpid()))
-                os.rename("child", "pid")
+                os.rename(f"{here}/child", f"{here}/pid")
                 os.close(1)
                 os.close(2)
                 time.sleep(200)
@@ -40,10 +42,10 @@ _SCRIPT = """
 
 
 @pytest.mark.parametrize("forked_by", ["Python", "C"])
-@pytest.mark.parametrize("backend", ["processes", "loky", "joblib"])
+@pytest.mark.parametrize("backend", ["processes", "loky", "joblib", "dask"])
 def test_it_holds_up_nothing(backend: str, forked_by: str, tmp_path: Path) -> None:
     if backend != "processes":
-        pytest.importorskip(backend)
+        pytest.importorskip("distributed" if backend == "dask" else backend)
     (tmp_path / "script.py").write_text(textwrap.dedent(_SCRIPT))
     command = [sys.executable, "-W", "error", "script.py", backend, forked_by]
     output = tmp_path / "output"  # a file: loky's tracker would hold a pipe for as long as the child lives
