@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -32,6 +33,7 @@ import workers_calls as calls
 from anypool._bridge import ForeignExecutor, stop_unused_trackers
 from anypool._worker_end import WorkerDied
 from anypool.backend import Backend, Traits
+from anypool.backends import _dask_client
 from anypool.backends.dask import Dask
 from anypool.backends.joblib import Joblib
 from anypool.backends.loky import Loky
@@ -445,6 +447,20 @@ def test_forked_dask_workers_have_the_environment_that_others_have() -> None:
 
     said = dask.config.get("distributed.nanny.pre-spawn-environ")
     assert {name: str(value) for name, value in said.items()} == ENVIRONMENT
+
+
+def test_a_dask_client_that_is_not_closed_in_time_gives_its_event_loop_back() -> None:
+    class Late:
+        def __init__(self) -> None:
+            self.stopped: list[bool] = []
+            self._loop_runner = SimpleNamespace(stop=lambda: self.stopped.append(True))
+
+        def close(self) -> None:
+            raise TimeoutError("timed out after 20 s.")
+
+    client = Late()
+    _dask_client._close(client)
+    assert client.stopped == [True]
 
 
 def test_two_dask_clusters_start_at_once_in_two_threads() -> None:

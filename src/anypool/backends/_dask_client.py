@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from anypool._imported import import_without_traces
@@ -167,8 +168,12 @@ class Connection:
 
 def _close(client: Any) -> None:
     """Close a client, and give its event loop back, which one that closed itself keeps: its scheduler is gone."""
-    client.close()
-    client._loop_runner.stop()
+    try:
+        # TimeoutError: the machine is so busy that the loop had no turn for 20 s. The connection ends with the loop.
+        with suppress(TimeoutError):
+            client.close()
+    finally:
+        client._loop_runner.stop()
 
 
 def unsubscribe(client: Any, topic: str) -> None:
