@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
-# Of all that is installed a quarter is imported, and compiled then, in more processes than one.
+# What nobody imports need not be compiled; what is imported is then, in more processes than one.
 PIP    := $(BIN)/python -m pip install -q --no-compile
 
 # Every test that starts an interpreter would compile the package again.

@@ -103,7 +103,7 @@ def _test_class(name: str, mixin: type, backend: str) -> type:
     body: dict[str, Any] = {
         "__module__": __name__,
         "executor_type": staticmethod(_executor_type(backend)),
-        "worker_count": 2,  # CPython starts five for each test, and none has more than two calls that must run at once
+        "worker_count": 2,  # CPython starts five for each test, and these need two at once
     }
     left_out = _LEFT_OUT | _LEFT_OUT_OF.get(backend, {})
     for test, reason in left_out.items():
