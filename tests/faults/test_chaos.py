@@ -72,7 +72,8 @@ def test_the_same_seed_brings_the_same_fates() -> None:
 def test_calls_overtake_each_other_only_if_they_may(inner: str, tmp_path: Path) -> None:
     def order(name: str, *, reorder: bool) -> list[str]:
         faults = Faults(tmp_path / name)
-        with anypool.get_executor(chaos(inner, max_workers=1, delay=0.01, reorder=reorder)) as executor:
+        delay = 0.3 if reorder else 0.01  # longer than all of them take to be submitted
+        with anypool.get_executor(chaos(inner, max_workers=1, delay=delay, reorder=reorder)) as executor:
             wait([executor.submit(faults, item) for item in range(30)], timeout=LIMIT)
         return [each.item for each in faults.record()]
 

@@ -56,5 +56,12 @@ def test_a_call_with_much_data_runs_again_on_a_cluster_that_holds_the_data(tmp_p
 
 
 def _kill_cluster() -> None:
-    (holder,) = [child for child in psutil.Process().children() if "_dask_cluster" in " ".join(child.cmdline())]
-    os.killpg(holder.pid, signal.SIGKILL)
+    (holder,) = [child.pid for child in psutil.Process().children() if "_dask_cluster" in _command(child)]
+    os.killpg(holder, signal.SIGKILL)
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # or a zombie, which it takes for one
+        return ""
