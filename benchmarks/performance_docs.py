@@ -304,7 +304,7 @@ def where(record: Mapping[str, Any]) -> str:
         return "Not in this record.\n"
     totals = [sum(found[name].values()) for name in _UNITS]
     files = {file for name in _UNITS for file in list(found[name])[:_MOST_FILES]}
-    ordered = sorted(files, key=lambda file: -sum(found[name].get(file, 0.0) for name in _UNITS))
+    ordered = sorted(files, key=lambda file: (-sum(found[name].get(file, 0.0) for name in _UNITS), file))
     rows = [["all", *(f"{total:,.0f}" for total in totals)]]
     rows += [
         [f"`{file}`", *(_share(found[name].get(file, 0.0), total) for name, total in zip(_UNITS, totals, strict=True))]
