@@ -18,8 +18,8 @@ from anypool._weight import HEAVIEST_CHUNK
 
 # A chunk should run this many times longer than it costs to send it ...
 _WORTH = 20.0
-# ... but between these bounds, in seconds: under the first the caller takes a hundredth of the machine from its own
-# workers, as each chunk costs some 400 microseconds of CPU on both sides; over the second nobody gains.
+# ... but between these bounds, in seconds: under the first what each chunk costs of CPU, on both sides, is taken from
+# the calls, as that is hidden from the clock but not from the machine; over the second nobody gains.
 _SHORTEST = 0.04
 _LONGEST = 0.25
 # Calls that take next to nothing go by so many at most: a few chunks of them, with their results, are a few megabytes,

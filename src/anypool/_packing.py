@@ -21,7 +21,6 @@ import pickle
 import threading
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from anypool import _wire
@@ -237,14 +236,10 @@ class Head:
         if fn is not None:
             return fn, True
         fn = _wire.loads(parcel)
-        is_kept = style != "call" or (large_fn is None and _holds_nothing(fn))
+        is_kept = style != "call" or (large_fn is None and _wire.holds_nothing(fn))
         if is_kept:
             _keep(functions, known_as, fn, _KEPT if large_fn is None else _LARGE_KEPT)
         return fn, is_kept
-
-
-def _holds_nothing(fn: Any) -> bool:
-    return type(fn) is FunctionType or (type(fn) is BuiltinFunctionType and isinstance(fn.__self__, ModuleType))
 
 
 class _Unpacked(threading.local):

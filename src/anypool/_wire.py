@@ -231,25 +231,28 @@ def pack_call(call: object, refuse: Callable[[int, SendError], bytes], store: St
 
 
 def pack_small_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Parcel] | None:
-    """The same for a call with few numbers and the like, at a third of the cost; None for any other."""
+    """The same for a call with numbers and the like, which need no care; None for any other."""
     if kwargs or not _IMMUTABLE_AND_SMALL.issuperset(map(type, args)):
         return None
     data = pickle.dumps((args, kwargs), PROTOCOL)
     return [data] if len(data) < _LARGE else None
 
 
-def dumps_by_name(fn: object) -> bytes | None:
-    """The pickle of a plain function that a worker imports, at a third of the cost of `dumps`; None for all else."""
+def holds_nothing(fn: Any) -> bool:
+    """Whether it is a plain function, and not a partial or a bound method, which hold data."""
     kind = type(fn)
-    if kind is not types.FunctionType and (
-        kind is not types.BuiltinFunctionType or type(fn.__self__) is not types.ModuleType  # type: ignore[attr-defined]
-    ):
-        return None
-    if _ships_modules_by_value():
+    return kind is types.FunctionType or (
+        kind is types.BuiltinFunctionType and isinstance(fn.__self__, types.ModuleType)
+    )
+
+
+def dumps_by_name(fn: Any) -> bytes | None:
+    """The pickle of a plain function that a worker imports, which needs no care; None for all else."""
+    if not holds_nothing(fn) or fn.__module__ == "__main__" or "<" in fn.__qualname__ or _ships_modules_by_value():
         return None
     try:
         data = pickle.dumps(fn, PROTOCOL)
-    except Exception:  # a lambda, a local function: by value
+    except Exception:  # it is not what its module has under its name: by value
         return None
     return None if b"__main__" in data else data
 
