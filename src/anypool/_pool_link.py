@@ -107,10 +107,11 @@ def frame(number: int, kind: int, parts: Sequence[Buffer]) -> Outgoing:
     """Lay out a message: the head, the size of each part, the parts."""
     sizes = list(map(len, parts))
     count = len(sizes)
-    total = 8 * count + sum(sizes)
+    total = _SIZE.size * count + sum(sizes)
+    laid = _layout(count).pack(number, kind, count, total, *sizes)
     if total <= DATAGRAM_LIMIT:
-        return Outgoing(b"".join((_layout(count).pack(number, kind, count, total, *sizes), *parts)), ())
-    return Outgoing(_HEAD.pack(number, kind, count, total), (_table(count).pack(*sizes), *parts))
+        return Outgoing(b"".join((laid, *parts)), ())
+    return Outgoing(laid[: _HEAD.size], (laid[_HEAD.size :], *parts))
 
 
 @lru_cache(maxsize=64)
