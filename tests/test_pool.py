@@ -736,17 +736,15 @@ def test_the_backend_starts_runs_and_stops() -> None:
 
 
 _FORKED_IN_C = """
-import ctypes, os, sys, time
+import ctypes, os, signal, sys, time
 import anypool
 
 def fork_and_die(item):
     if item == 2:
-        child = ctypes.CDLL(None).fork()  # not os.fork, after which the worker's end would be closed in the child
-        if child == 0:
-            os.close(1)
-            os.close(2)
-            time.sleep(200)
-            os._exit(0)
+        # Not os.fork, after which the worker's end would be closed in the child; which runs sleep(200) and no Python.
+        system, stack = ctypes.CDLL(None), ctypes.create_string_buffer(1 << 16)
+        child = system.clone(system.sleep, ctypes.byref(stack, 1 << 15), signal.SIGCHLD, ctypes.c_void_p(200))
+        assert child > 0, child
         with open(sys.argv[2], "w") as file:
             file.write(str(child))
         os.kill(os.getpid(), 9)

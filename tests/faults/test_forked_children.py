@@ -18,21 +18,25 @@ _ENDS_WITHIN = 100.0
 """Seconds, of which a busy machine needs some to start; the child lives longer."""
 
 _SCRIPT = """
-    import ctypes, os, sys, time
+    import ctypes, os, signal, sys, time
     import anypool
 
     forked_by, here = sys.argv[2], os.getcwd()
 
+    def fork():
+        if forked_by == "Python":
+            return os.fork() or (time.sleep(200), os._exit(0))
+        # The child runs sleep(200) and no Python, whose locks may be held by threads that it does not have.
+        system, stack = ctypes.CDLL(None), ctypes.create_string_buffer(1 << 16)
+        child = system.clone(system.sleep, ctypes.byref(stack, 1 << 15), signal.SIGCHLD, ctypes.c_void_p(200))
+        assert child > 0, child
+        return child
+
     def fork_and_die(item):
         if item == 2:
-            if (os.fork if forked_by == "Python" else ctypes.CDLL(None).fork)() == 0:
-                with open(f"{here}/child", "w") as file:
-                    file.write(str(os.getpid()))
-                os.rename(f"{here}/child", f"{here}/pid")
-                os.close(1)
-                os.close(2)
-                time.sleep(200)
-                os._exit(0)
+            child = fork()
+            with open(f"{here}/child", "w") as file:
+                file.write(str(child))
             os.kill(os.getpid(), 9)
         return item
 
@@ -54,6 +58,8 @@ def test_it_holds_up_nothing(backend: str, forked_by: str, tmp_path: Path) -> No
         with output.open("w") as file:
             subprocess.run(command, cwd=tmp_path, stdout=file, stderr=file, timeout=240, check=False)
     finally:
-        os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+        for child in tmp_path.glob("child"):
+            os.kill(int(child.read_text()), signal.SIGKILL)
+    assert (tmp_path / "child").exists(), output.read_text()
     assert output.read_text() == "['int', 'int', 'WorkerLost', 'int', 'int']\n"
     assert time.monotonic() - began < _ENDS_WITHIN
