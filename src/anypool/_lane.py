@@ -107,6 +107,7 @@ class Lane:
     def kill(self) -> None:
         """Kill the worker, and what it started."""
         if self._process is not None:
+            _halt(self._process)
             import_module(f"{self._library}.backend.utils").kill_process_tree(self._process)
 
     def post_mortem(self, complaint: str) -> WorkerDied:
@@ -130,6 +131,8 @@ class Lane:
         """Have the worker end, without waiting for it."""
         if kill:
             _cancel_pending(self._pool)
+            if self._process is not None:
+                _halt(self._process)
         self._pool.shutdown(wait=False, kill_workers=kill)
 
     def end(self) -> None:
@@ -183,6 +186,16 @@ def _watch_itself(process: Any) -> bool:
     util.Finalize(popen, os.close, (file,))  # as loky does with its pipe
     process._sentinel = popen.sentinel = file
     return True
+
+
+def _halt(process: Any) -> None:
+    """Have a worker that is about to be killed run no further.
+
+    loky ends what it has started first: without the program that it waits for, its call could go on, and return.
+    """
+    if hasattr(signal, "SIGSTOP") and process.exitcode is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGSTOP)
 
 
 @contextlib.contextmanager
