@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import time
+import warnings
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from anypool.testing._effects import Gate, Tally
@@ -18,11 +22,13 @@ __all__ = [
     "die_if",
     "double",
     "fail_at",
+    "fork_and_die",
     "identity",
     "kill_self_if",
     "mark",
     "mark_and_wait",
     "raise_it",
+    "run_program",
     "type_name",
     "wait_at",
     "where",
@@ -108,6 +114,28 @@ def kill_self_if(value: Any, fatal: Any) -> Any:
     if value == fatal:
         os.kill(os.getpid(), getattr(signal, "SIGKILL", signal.SIGTERM))
     return value
+
+
+_OUTLIVES = 200
+"""Seconds that a process lives which nobody ends: longer than a test looks at it, and not for ever."""
+
+
+def fork_and_die(path: Path) -> None:
+    """Fork a child, which has all that this process has open; write down which, and be killed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # from Python 3.12 on, where the worker has threads
+        child = os.fork()
+    if child == 0:
+        time.sleep(_OUTLIVES)
+        os._exit(0)
+    path.write_text(str(child))
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run_program(path: Path) -> None:
+    """Wait for a program that waits for another one; write down which they are."""
+    words = f"sleep {_OUTLIVES} & echo $$ $! > '{path}.new' && mv '{path}.new' '{path}'; wait"
+    subprocess.run(["sh", "-c", words], check=False)
 
 
 class TwoArgumentsError(Exception):

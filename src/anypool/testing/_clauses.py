@@ -62,6 +62,7 @@ FEATURES = {
     "call_timeout": "`map(call_timeout=)`",
     "cancel_running": "`cancel(future, running=True)`",
     "waiting_callbacks": "a callback of a future may wait for other calls",
+    "forked_callers": "a child that the caller forks is told that the calls are its parent's",
     "finishes": "shutdown runs what a map over an input of known length has left",
 }
 """What a test may ask for beyond ``submit``, ``map(timeout=, chunksize=)`` and ``shutdown`` of the stdlib."""

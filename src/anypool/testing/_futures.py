@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
+import warnings
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, as_completed, wait
 from functools import partial
+from multiprocessing.connection import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -212,3 +217,56 @@ class FuturesTests(SubjectFixtures):
             assert not futures[0].done()
         gate.open()
         assert [future.result(timeout=LIMIT) for future in futures] == list(range(50))
+
+    @needs("forked_callers")
+    @offers(synchronous=False)
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
+    def test_a_child_that_the_caller_forks_has_an_answer_for_each_call(self, executor: Any, place: Path) -> None:
+        gate, tally = Gate(place / "gate"), Tally(place / "tally")
+        ended = executor.submit(_calls.double, 1)
+        assert ended.result(timeout=LIMIT) == 2
+        futures = [executor.submit(_calls.mark_and_wait, tally, gate, item) for item in range(12)]  # most are queued
+        results = executor.map(partial(_calls.wait_at, gate), range(3), chunksize=1)
+
+        def ask() -> list[Any]:
+            waits = wait(futures, timeout=LIMIT / 4).not_done
+            told = {_answer(partial(each.result, timeout=0)) for each in futures}
+            others = (ended.result, partial(next, results), partial(executor.submit, abs, 1), executor.shutdown)
+            return [len(waits), *told, *map(_answer, others)]
+
+        try:
+            poll(lambda: len(tally), "one begins")
+            assert _in_forked_child(ask) == [0, "ExecutorClosed", "2", "ExecutorClosed", "ExecutorClosed", "None"]
+        finally:
+            gate.open()
+        assert [future.result(timeout=LIMIT) for future in futures] == list(range(12))
+        assert list(results) == [0, 1, 2]
+
+
+def _answer(asks: Callable[[], Any]) -> str:
+    """What it returns, or the name of what it raises."""
+    try:
+        return repr(asks())
+    except Exception as exc:
+        return type(exc).__name__
+
+
+def _in_forked_child(asks: Callable[[], Any]) -> Any:
+    """What it returns in a child that is forked here; fails if that takes too long."""
+    ours, theirs = Pipe(duplex=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # from Python 3.12 on, since there are threads
+        child = os.fork()
+    if child == 0:
+        try:
+            theirs.send(asks())
+        finally:
+            os._exit(0)
+    try:
+        theirs.close()
+        assert ours.poll(LIMIT), "the child hangs"
+        return ours.recv()
+    finally:
+        ours.close()
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

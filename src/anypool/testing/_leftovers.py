@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Existing", "existing"]
+__all__ = ["Existing", "existing", "lives"]
 
 # Processes that the interpreter itself keeps until it ends, one for the whole process, and that hold nothing of
 # an executor: they are no leftovers. A library's own are. (module, attribute with the tracker or server, its pid)
@@ -86,6 +86,16 @@ def _children() -> frozenset[str]:
             words = child.name()
         found.add(f"process {pid} ({words:.80})")
     return frozenset(found)
+
+
+def lives(pid: int) -> bool:
+    """Whether there is a process of this number that has not ended: a zombie has."""
+    import psutil
+
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _descendants(pid: int) -> list[int]:

@@ -18,7 +18,8 @@ from anypool.testing._clauses import clause, needs, offers
 from anypool.testing._effects import LIMIT, Gate, Tally, poll
 from anypool.testing._fault_kinds import FAULTS
 from anypool.testing._faults import Faults
-from anypool.testing._subject import Subject, SubjectFixtures
+from anypool.testing._leftovers import lives
+from anypool.testing._subject import Subject, SubjectFixtures, end
 
 __all__ = ["LostTests"]
 
@@ -126,6 +127,22 @@ class LostTests(SubjectFixtures):
         assert [next(results) for _ in range(3)] == [0, 1, 2]
         with pytest.raises(WorkerLost):
             next(results)
+
+    @needs("worker_lost")
+    @offers(notices_lost_workers=True, remote=False)
+    @pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only pipes tell of the end of a process here")
+    def test_a_child_that_a_lost_call_had_forked_holds_up_neither_caller_nor_end(
+        self, doomed_executor: Any, place: Path
+    ) -> None:
+        child = place / "child"
+        try:
+            assert isinstance(doomed_executor.submit(_calls.fork_and_die, child).exception(timeout=LIMIT), WorkerLost)
+            assert doomed_executor.submit(_calls.double, 1).result(timeout=LIMIT) == 2
+            end(doomed_executor)  # within the limit
+            assert lives(int(child.read_text()))
+        finally:
+            if child.exists() and lives(pid := int(child.read_text())):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _mark_and_die(tally: Tally, fatal: int, item: int) -> Any:

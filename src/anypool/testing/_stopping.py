@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from concurrent.futures import CancelledError
 from pathlib import Path
@@ -9,11 +11,14 @@ from typing import Any
 
 import pytest
 
+from anypool._process_tree import KNOWS_CHILDREN
 from anypool.backend import StopsCalls
 from anypool.errors import CallTimeout, Unsupported
-from anypool.testing._clauses import clause, needs
+from anypool.testing import _calls
+from anypool.testing._clauses import clause, needs, offers
 from anypool.testing._effects import LIMIT, poll
 from anypool.testing._faults import Faults
+from anypool.testing._leftovers import lives
 from anypool.testing._subject import SubjectFixtures
 
 __all__ = ["StoppingTests"]
@@ -60,6 +65,7 @@ class StoppingTests(SubjectFixtures):
             executor.options(call_timeout=1.0).submit(str, 1)
 
     @needs("call_timeout")
+    @offers(stops_running_calls=True)
     @pytest.mark.parametrize("how", ["hang", "hang, GIL held", "hang, SIGTERM ignored"])
     def test_a_call_that_runs_too_long_is_stopped_and_its_neighbours_are_not(
         self, stopper: Any, place: Path, how: str
@@ -76,6 +82,7 @@ class StoppingTests(SubjectFixtures):
         assert stopper.submit(str, 1).result(timeout=LIMIT) == "1"
 
     @needs("call_timeout", "options")
+    @offers(stops_running_calls=True)
     def test_the_limit_is_kept_to_the_second(self, stopper: Any, place: Path) -> None:
         took = []
         for attempt in range(3):
@@ -90,6 +97,7 @@ class StoppingTests(SubjectFixtures):
         assert _ALLOWED * 0.9 <= min(took) < _ALLOWED + _SEEN_WITHIN
 
     @needs("call_timeout")
+    @offers(stops_running_calls=True)
     def test_the_limit_is_of_each_call_and_not_of_the_chunk(self, stopper: Any, place: Path) -> None:
         for attempt in range(3):  # a busy machine may hold one call up for so long, but not in each attempt
             faults = Faults(place / f"faults-{attempt}", {item: [0.25] for item in range(6)})
@@ -100,12 +108,14 @@ class StoppingTests(SubjectFixtures):
         assert set(faults.counts().values()) == {1}
 
     @needs("call_timeout", "retries")
+    @offers(stops_running_calls=True)
     def test_a_call_that_was_stopped_can_be_run_again(self, stopper: Any, place: Path) -> None:
         faults = Faults(place / "faults", {2: ["hang"]})
         assert list(stopper.map(faults, range(4), call_timeout=_ALLOWED, retries=1, chunksize=2)) == list(range(4))
         faults.check(range(4))
 
     @needs("call_timeout")
+    @offers(stops_running_calls=True)
     def test_a_timeout_error_of_the_function_is_no_call_timeout(self, stopper: Any) -> None:
         results = stopper.map(_raise_timeout, range(3), call_timeout=LIMIT)
         assert next(results) == 0
@@ -114,6 +124,7 @@ class StoppingTests(SubjectFixtures):
         assert not isinstance(caught.value, CallTimeout)
 
     @needs("cancel_running")
+    @offers(stops_running_calls=True)
     def test_a_running_call_can_be_cancelled_and_its_neighbours_go_on(self, stopper: Any, place: Path) -> None:
         faults = Faults(place / "faults", {1: ["hang"], 2: [0.3]})
         hanging, other = stopper.submit(faults, 1), stopper.submit(faults, 2)
@@ -133,7 +144,28 @@ class StoppingTests(SubjectFixtures):
         assert not executor.cancel(future, running=True)
         assert future.result(timeout=LIMIT) == "1"
 
+    @needs("call_timeout", "cancel_running")
+    @offers(stops_running_calls=True, remote=False)
+    @pytest.mark.skipif(not KNOWS_CHILDREN, reason="this system does not tell what a process has started")
+    @pytest.mark.parametrize("how", ["cancel", "call_timeout", "leaving by an error"])
+    def test_a_call_that_is_stopped_takes_along_the_programs_that_it_has_started(
+        self, stopper: Any, place: Path, how: str
+    ) -> None:
+        programs = place / "programs"
+        try:
+            for _ in range(3):  # a busy machine may start a program later than the limit stops the call
+                _stop_a_program(stopper, programs, how)
+                if programs.exists():
+                    break
+            pids = _pids(programs)
+            assert len(pids) == 2
+            poll(lambda: not any(map(lives, pids)), "they end")
+        finally:
+            for pid in filter(lives, _pids(programs)):
+                os.kill(pid, signal.SIGKILL)
+
     @needs("cancel_running")
+    @offers(stops_running_calls=True)
     def test_leaving_by_an_error_does_not_wait_for_what_can_be_stopped(self, stopper: Any, place: Path) -> None:
         faults = Faults(place / "faults", {0: ["hang"], 1: ["hang"]})
         with pytest.raises(LookupError, match="the caller's own"):
@@ -143,3 +175,25 @@ class StoppingTests(SubjectFixtures):
                 raise LookupError("the caller's own")
         del results
         assert len(faults.record()) <= 2 + 4 * stopper.max_workers
+
+
+def _pids(path: Path) -> list[int]:
+    return [int(pid) for pid in path.read_text().split()] if path.exists() else []
+
+
+def _stop_a_program(executor: Any, programs: Path, how: str) -> None:
+    """Stop a call that runs a program, which writes there what is to end with it; nothing comes of the call."""
+    if how == "call_timeout":
+        future = executor.options(call_timeout=_ALLOWED).submit(_calls.run_program, programs)
+        assert isinstance(future.exception(timeout=LIMIT), CallTimeout)
+    elif how == "cancel":
+        future = executor.submit(_calls.run_program, programs)
+        poll(programs.exists, "the program runs")
+        assert executor.cancel(future, running=True)
+        assert future.cancelled()
+    else:
+        with pytest.raises(LookupError, match="the caller's own"), executor:
+            future = executor.submit(_calls.run_program, programs)
+            poll(programs.exists, "the program runs")
+            raise LookupError("the caller's own")
+        assert future.cancelled() or future.exception(timeout=LIMIT) is not None

@@ -8,15 +8,18 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
-from anypool import _context_process, _packing, _worker
+from anypool import _at_exit, _context_process, _packing, _worker
 from anypool._envelope import Envelope, Reply
 from anypool._share import Content, Shared
 from anypool.backend import Traits
@@ -570,6 +573,100 @@ class StopsTheNeighbour(Right):
         return self._right.stop_call(future)
 
 
+class LeavesPrograms(Right):
+    """A call that is stopped leaves the programs behind that it has started."""
+
+    name = "leaves programs"
+    caught_by = "test_a_call_that_is_stopped_takes_along_the_programs_that_it_has_started[cancel]"
+    still_passes = "test_a_running_call_can_be_cancelled_and_its_neighbours_go_on"
+    is_of_processes = True
+
+    def stop_call(self, future: Future[Any], /) -> bool:
+        """End the worker alone."""
+        os.kill(future.slot.process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        return True
+
+
+class WaitsForForkedChildren(Right):
+    """A worker counts as lost when nobody has its files open any more, not even what its call has forked."""
+
+    name = "waits for forked children"
+    caught_by = "test_a_child_that_a_lost_call_had_forked_holds_up_neither_caller_nor_end"
+    still_passes = "test_the_call_of_a_lost_worker_fails_and_the_executor_goes_on[signal]"
+    is_of_processes = True
+
+    def submit(self, call: Call, payload: Any, /) -> Future[Any]:
+        """Run the call in a worker that has a file open, and settle its future when that is closed."""
+        place = tempfile.TemporaryDirectory()
+        native = super().submit(_with_an_open_file, (place.name, call, payload))
+        future: Future[Any] = Future()
+
+        def settle() -> None:
+            error = native.exception()
+            if error is None:
+                future.set_result(native.result())
+            else:
+                _wait_until_closed(place.name)
+                future.set_exception(error)
+            place.cleanup()
+
+        native.add_done_callback(lambda _: threading.Thread(target=settle, daemon=True).start())
+        return future
+
+
+class EndsAfterForkedChildren(Right):
+    """Its end waits until nobody has the files of its workers open any more, not even what a call has forked."""
+
+    name = "ends after forked children"
+    caught_by = "test_a_child_that_a_lost_call_had_forked_holds_up_neither_caller_nor_end"
+    still_passes = "test_the_call_of_a_lost_worker_fails_and_the_executor_goes_on[signal]"
+    is_of_processes = True
+
+    def start(self) -> tuple[int, Traits]:
+        self._place = tempfile.TemporaryDirectory()
+        return super().start()
+
+    def submit(self, call: Call, payload: Any, /) -> Future[Any]:
+        """Run the call in a worker that has a file open."""
+        return super().submit(_with_an_open_file, (self._place.name, call, payload))
+
+    def stop(self, *, cancel: bool) -> None:
+        """Stop the workers, and wait until their files are closed."""
+        super().stop(cancel=cancel)
+        _wait_until_closed(self._place.name)
+        self._place.cleanup()
+
+
+def _with_an_open_file(task: tuple[str, Call, Any]) -> Any:
+    import fcntl
+
+    place, call, payload = task
+    with open(Path(place, str(os.getpid())), "a") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)  # until the last process that has inherited it has closed it
+        return call(payload)
+
+
+def _wait_until_closed(place: str) -> None:
+    import fcntl
+
+    for path in Path(place).iterdir():
+        with open(path) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+
+
+class ForgetsForkedCallers(Right):
+    """In a child that the caller forks nobody is told that the answers come to its parent."""
+
+    name = "forgets forked callers"
+    caught_by = "test_a_child_that_the_caller_forks_has_an_answer_for_each_call"
+
+    def submit(self, call: Call, payload: Any, /) -> Future[Any]:
+        for each in list(_at_exit._running):
+            if getattr(each, "backend", None) is self:
+                _at_exit.forget(each)
+        return super().submit(call, payload)
+
+
 class LeavesLevels(Right):
     """What a call did to logging levels is left for the calls after it on that worker."""
 
@@ -626,5 +723,9 @@ WRONG: tuple[type[Right], ...] = (
     CopiesWhatIsShared,
     StopsTooLate,
     StopsTheNeighbour,
+    LeavesPrograms,
+    WaitsForForkedChildren,
+    EndsAfterForkedChildren,
+    ForgetsForkedCallers,
 )
 """Every wrong backend."""
