@@ -15,7 +15,7 @@ from fault_calls import pid_after_a_while
 
 import anypool
 from anypool.testing import FAULTS, Faults
-from anypool.testing._effects import LIMIT
+from anypool.testing._effects import LIMIT, poll
 
 pytest.importorskip("joblib")
 
@@ -69,3 +69,28 @@ def test_leaving_after_a_loss_ends(tmp_path: Path) -> None:
     with pytest.raises(anypool.WorkerLost):
         with anypool.get_executor("joblib://multiprocessing", max_workers=2) as executor:
             list(executor.map(faults, range(6), chunksize=1))
+
+
+def test_a_reply_that_was_sent_is_read_before_the_end_however_long_that_takes() -> None:
+    got: list[int] = []
+    has_begun, goes_on = threading.Event(), threading.Event()
+
+    def note(value: int) -> None:
+        has_begun.set()
+        goes_on.wait(LIMIT)
+        got.append(value)
+
+    with anypool.get_executor("joblib://multiprocessing", max_workers=2) as executor:
+        pool = executor._backend._backend._pool
+        pool.apply_async(abs, (-1,), callback=note)
+        assert has_begun.wait(LIMIT)
+        pool.apply_async(abs, (-2,), callback=got.append)
+        poll(pool._outqueue._reader.poll, "the other reply is there, and nobody reads it")
+        threading.Timer(0.5, goes_on.set).start()
+    assert got == [1, 2]
+
+
+def test_the_end_does_not_wait_for_a_lock_that_was_lost_with_a_worker() -> None:
+    with anypool.get_executor("joblib://multiprocessing", max_workers=2) as executor:
+        assert executor.submit(abs, -1).result(timeout=LIMIT) == 1
+        assert executor._backend._backend._pool._outqueue._wlock.acquire(timeout=LIMIT)

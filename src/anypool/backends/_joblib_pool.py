@@ -23,7 +23,8 @@ _ENDS_WITHIN = 5.0
 """Seconds for a thread of the pool to end; a bound, so that nobody waits for ever."""
 
 _CODE_WITHIN = 1.0
-_DRAINED_WITHIN = 0.2
+_SENT_WITHIN = 0.2
+"""Seconds for a worker to send the rest of a reply."""
 
 
 class Watch:
@@ -100,9 +101,27 @@ def take_apart(pool: Any) -> None:
 
 
 def _let_replies_in(pool: Any) -> None:
-    """Wait a moment, so that what workers have sent is not lost with one that died afterwards."""
-    waited = threading.Event()
-    for _ in range(20):
-        if not pool._outqueue._reader.poll():
-            return
-        waited.wait(_DRAINED_WITHIN / 20)
+    """Wait until what workers have sent is read, so that it is not lost with one that died afterwards.
+
+    Nobody sends more from here on: the lock that a worker needs for it is kept until there are no workers.
+    """
+    replies = pool._outqueue
+    if replies._wlock is not None and not replies._wlock.acquire(timeout=_SENT_WITHIN):
+        return  # it was lost with a worker that died in the middle of a reply, after which nothing can be read
+    last = _LastReply()
+    pool._cache[last.job] = last
+    replies._writer.send((last.job, 0, None))
+    last.is_read.wait(_ENDS_WITHIN)
+    pool._cache.pop(last.job)
+
+
+class _LastReply:
+    """Stands among the results that the pool waits for, and is told when all that was sent before has come to them."""
+
+    job = "anypool's last"  # multiprocessing's are numbers
+
+    def __init__(self) -> None:
+        self.is_read = threading.Event()
+
+    def _set(self, _place: int, _value: None) -> None:
+        self.is_read.set()
