@@ -73,10 +73,7 @@ class BenchedAll:
     left_out: tuple[tuple[str, str], ...] = ()
     machine: str = field(default_factory=lambda: _machine())
 
-    def __repr__(self) -> str:  # what a prompt and a notebook show
-        return str(self)
-
-    def __str__(self) -> str:
+    def __repr__(self) -> str:  # what a prompt and a notebook show, and so what `str` gives
         return self.render()
 
     def render(self, width: int | None = None) -> str:

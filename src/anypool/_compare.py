@@ -112,10 +112,7 @@ class Comparison:
         """Whether every backend gave every result that `serial` gave."""
         return all(row.identical for row in self.rows)
 
-    def __repr__(self) -> str:  # what a prompt and a notebook show
-        return str(self)
-
-    def __str__(self) -> str:
+    def __repr__(self) -> str:  # what a prompt and a notebook show, and so what `str` gives
         return self.render()
 
     def render(self, width: int | None = None) -> str:

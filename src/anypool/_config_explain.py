@@ -55,10 +55,7 @@ class Explanation:
     unknown: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
 
-    def __repr__(self) -> str:  # what a prompt and a notebook show
-        return str(self)
-
-    def __str__(self) -> str:
+    def __repr__(self) -> str:  # what a prompt and a notebook show, and so what `str` gives
         lines = [("", "value", "from", "instead of")]
         for row in self.rows:
             lost = ", ".join(f"{_shown(value)} ({source})" for value, source in row.lost)

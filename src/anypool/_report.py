@@ -155,10 +155,7 @@ class Report:
             text = as_page({each.name: getattr(self, each.name) for each in fields(self)}, self._runs)
         Path(path).write_text(text, encoding="utf-8")
 
-    def __repr__(self) -> str:  # what a prompt and a notebook show
-        return str(self)
-
-    def __str__(self) -> str:
+    def __repr__(self) -> str:  # what a prompt and a notebook show, and so what `str` gives
         if not self.calls:
             return self.advice
         calls = _count(self.calls, "call") + (f", {self.failed} failed" if self.failed else "")

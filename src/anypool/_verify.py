@@ -143,10 +143,7 @@ class Verification:
         if not self.portable:
             raise NotPortable(str(self))
 
-    def __repr__(self) -> str:  # what a prompt and a notebook show
-        return str(self)
-
-    def __str__(self) -> str:
+    def __repr__(self) -> str:  # what a prompt and a notebook show, and so what `str` gives
         return self.render()
 
     def render(self, width: int | None = None) -> str:
