@@ -29,7 +29,8 @@ class Traits:
     remote : bool
         Workers may be on other machines: no shared memory, no shared file system.
     notices_lost_workers : bool
-        A worker that dies fails its calls with `WorkerLost`, instead of leaving them pending.
+        A worker that dies fails its calls with `WorkerLost`, instead of leaving them pending, also while a child lives
+        that it had forked.
     loses_only_running : bool
         Of a lost worker only the calls that were running on it fail. Where False the native pool
         takes the calls running on other workers down with it.
@@ -40,7 +41,8 @@ class Traits:
         (Linux, not remote) it refuses the second run there and takes the result from that memory, so
         `reruns_lost_calls` of the executor is then False.
     stops_running_calls : bool
-        `stop(cancel=True)`, and `StopsCalls` where offered, end a call that is running.
+        `stop(cancel=True)`, and `StopsCalls` where offered, end a call that is running, and on Linux the programs that
+        it has started.
     starts_processes : bool
         A call may start processes of its own.
     lost : tuple of exception classes
