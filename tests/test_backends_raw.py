@@ -38,6 +38,7 @@ from anypool.backends.dask import Dask
 from anypool.backends.joblib import Joblib
 from anypool.backends.loky import Loky
 from anypool.errors import ConfigError, ExecutorClosed, StartError, VersionMismatch
+from joblib_end import end_of_joblib
 from scripts import LIMIT
 
 HERE = Path(__file__).parent
@@ -349,7 +350,37 @@ def test_two_executors_and_a_parallel_of_the_users_do_not_stop_each_other(make: 
     finally:
         first.stop(cancel=True)
         joblib.externals.loky.get_reusable_executor().shutdown(wait=True)
-        stop_unused_trackers()
+        end_of_joblib()
+
+
+@pytest.mark.parametrize("name", ["loky", "joblib", "joblib://multiprocessing"])
+def test_the_large_arrays_of_a_parallel_of_the_users_outlive_our_executors(name: str, tmp_path: Path) -> None:
+    """And joblib, which lets go of them at the end of the interpreter, then finds the tracker that knows of them."""
+    pytest.importorskip("joblib")
+    done = _run_script(
+        textwrap.dedent(f"""
+            import multiprocessing
+            import os
+            import anypool
+            import joblib
+            import numpy
+            context = multiprocessing.get_context("spawn")
+            array = numpy.ones(500_000)
+            with joblib.parallel_config("multiprocessing", n_jobs=2, temp_folder={str(tmp_path)!r}, context=context):
+                with joblib.Parallel() as parallel:
+                    print(*parallel(joblib.delayed(len)(each) for each in (array, array)))
+                    (folder,) = os.listdir({str(tmp_path)!r})
+                    with anypool.get_executor({name!r}, max_workers=2) as executor:
+                        print(*executor.map(abs, range(3)))
+                    with anypool.get_executor({name!r}, max_workers=2) as executor:
+                        print(*executor.map(abs, range(3)))
+                    print(len(os.listdir(os.path.join({str(tmp_path)!r}, folder))))
+                    print(*parallel(joblib.delayed(len)(each) for each in (array, array)))
+        """)
+    )
+    assert done.stdout.splitlines() == ["500000 500000", "0 1 2", "0 1 2", "1", "500000 500000"], done.stderr
+    assert done.stderr == ""
+    assert os.listdir(tmp_path) == []
 
 
 def test_loky_workers_get_the_environment_that_was_asked_for(nothing_left: None) -> None:

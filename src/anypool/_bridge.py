@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from multiprocessing import util
 from typing import Any, ClassVar, TypeVar
 
-from anypool._trackers import TRACKERS
+from anypool._trackers import TRACKERS, folders_of_joblib
 from anypool.backend import Traits
 from anypool.errors import ExecutorClosed, StartError
 
@@ -97,7 +97,8 @@ def stop_unused_trackers() -> None:
     the semaphores that are still in use, so it must stay as long as there is one, whoever made it. loky has no
     public way to ask for either; where these names are gone, the tracker stays, which costs one idle process.
     The tracker of `multiprocessing` itself, which loky starts too, is never stopped here: shared memory of the
-    caller's may be registered there.
+    caller's may be registered there. That of joblib's loky stays while joblib has a folder for arrays registered
+    with it, which it would remove from under a `joblib.Parallel` of the caller's.
     """
     # Both register a start method "loky" with multiprocessing, and the one imported last serves the other too.
     for name in TRACKERS[1:]:
@@ -107,10 +108,11 @@ def stop_unused_trackers() -> None:
         cleanup = getattr(getattr(synchronize, "SemLock", None), "_cleanup", None)
         if stop is None or (synchronize is not None and cleanup is None):
             continue
-        # Not even loaded where the other loky serves its start method: then the tracker only knows of folders.
+        # Not even loaded where the other loky serves its start method.
         if synchronize is not None and _has_finalizer(cleanup):
             gc.collect()  # native pools are in cycles: with threads, with tracebacks of what they raised
-        if synchronize is None or not _has_finalizer(cleanup):
+        has_folders = name.startswith("joblib.") and bool(folders_of_joblib())
+        if not has_folders and (synchronize is None or not _has_finalizer(cleanup)):
             # loky starts it again when it next needs it. It ends when nobody holds the pipe to it, which a process that
             # a lost worker forked may do for as long as it lives.
             has_limit = "wait_timeout" in inspect.signature(stop).parameters

@@ -10,7 +10,7 @@ import pytest
 from client_libraries import library
 
 import anypool
-from anypool._bridge import stop_unused_trackers
+from joblib_end import end_of_joblib
 
 library("sklearn")
 from sklearn.datasets import make_classification  # noqa: E402
@@ -86,7 +86,7 @@ def test_with_lokys_own_pool_beside(on_anypool):
             np.testing.assert_array_equal(search(2).cv_results_["mean_test_score"], expected)
     finally:
         get_reusable_executor().shutdown(wait=True)
-        stop_unused_trackers()  # a process, which joblib leaves until the interpreter ends
+        end_of_joblib()
 
 
 def test_the_error_of_an_estimator_is_its_own(on_anypool):

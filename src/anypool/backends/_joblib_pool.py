@@ -7,6 +7,7 @@ and its own `terminate` may wait for ever. So a pool that has lost a worker is t
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import threading
@@ -16,7 +17,7 @@ from typing import Any
 
 from anypool._process_tree import kill_tree
 
-__all__ = ["Watch", "take_apart"]
+__all__ = ["Watch", "forget_folders", "take_apart"]
 
 _TERMINATE = "TERMINATE"  # multiprocessing.pool's
 _ENDS_WITHIN = 5.0
@@ -98,6 +99,20 @@ def take_apart(pool: Any) -> None:
     pool._outqueue._writer.close()  # ends a read of what is only half there
     pool._result_handler.join(_ENDS_WITHIN)
     pool._temp_folder_manager._clean_temporary_resources()
+    forget_folders(pool)
+
+
+def forget_folders(pool: Any) -> None:
+    """Take from joblib's tracker the folders of a pool that has ended, which joblib does at the end of the interpreter.
+
+    Until then it leaves those that no large array has used; and the tracker, a process, would stay for them.
+    """
+    manager = getattr(pool, "_temp_folder_manager", None)  # threads have none
+    finalizers: dict[Any, Any] = getattr(manager, "_finalizers", {})
+    while finalizers:
+        _, finalize = finalizers.popitem()
+        finalize()
+        atexit.unregister(finalize)
 
 
 def _let_replies_in(pool: Any) -> None:

@@ -17,7 +17,7 @@ from anypool._imported import import_without_traces, start_method_kept
 from anypool._lanes import Lanes
 from anypool._worker_end import WorkerDied, post_mortem
 from anypool.backend import Traits
-from anypool.backends._joblib_pool import Watch, take_apart
+from anypool.backends._joblib_pool import Watch, forget_folders, take_apart
 from anypool.errors import ConfigError, ExecutorClosed, StartError
 
 __all__ = ["Joblib"]
@@ -225,6 +225,7 @@ class Joblib:
         self._backend.terminate()
         if pool is not None:
             pool.join()
+            forget_folders(pool)
         self._fail_forgotten()
 
     def _stop_watched(self) -> None:
