@@ -41,24 +41,139 @@ async def slowly(items):
         yield each
 
 
-@pytest.fixture(params=LOCAL)
-def ex(request):
-    with anypool.get_executor(request.param, max_workers=2) as ex:
-        yield ex
-
-
 async def collect(results):
     return [each async for each in results]
 
 
-def test_results_come_in_order_from_any_kind_of_input(ex):
-    expected = [x * x for x in range(30)]
-    assert asyncio.run(collect(ex.amap(square, range(30)))) == expected
-    assert asyncio.run(collect(ex.amap(square, (x for x in range(30))))) == expected
-    assert asyncio.run(collect(ex.amap(square, slowly(range(30))))) == expected
-    assert asyncio.run(collect(ex.amap(pow, slowly([2, 3]), [3, 2, 9]))) == [8, 9]
-    assert sorted(asyncio.run(collect(ex.amap(square, range(30), ordered=False)))) == expected
-    assert asyncio.run(collect(ex.amap(square, []))) == []
+class TestOnEachBackend:
+    @pytest.fixture(scope="class", params=LOCAL)
+    @classmethod
+    def workers(cls, request):
+        with anypool.get_executor(request.param, max_workers=2) as executor:
+            yield executor
+
+    def test_results_come_in_order_from_any_kind_of_input(self, workers):
+        expected = [x * x for x in range(30)]
+        assert asyncio.run(collect(workers.amap(square, range(30)))) == expected
+        assert asyncio.run(collect(workers.amap(square, (x for x in range(30))))) == expected
+        assert asyncio.run(collect(workers.amap(square, slowly(range(30))))) == expected
+        assert asyncio.run(collect(workers.amap(pow, slowly([2, 3]), [3, 2, 9]))) == [8, 9]
+        assert sorted(asyncio.run(collect(workers.amap(square, range(30), ordered=False)))) == expected
+        assert asyncio.run(collect(workers.amap(square, []))) == []
+
+    def test_item_i_has_the_same_random_numbers_as_in_a_map(self, workers):
+        def draw(_):
+            return anypool.random().random()
+
+        assert asyncio.run(collect(workers.amap(draw, range(5), seed=3))) == list(workers.map(draw, range(5), seed=3))
+
+    def test_an_error_is_raised_in_its_place_or_returned(self, workers):
+        async def main():
+            taken = []
+            with pytest.raises(ZeroDivisionError):
+                async for each in workers.amap(reciprocal, [1, 2, 0, 4]):
+                    taken.append(each)
+            return taken
+
+        assert asyncio.run(main()) == [1, 0.5]
+        values = asyncio.run(collect(workers.amap(reciprocal, [1, 0, 4], errors="return")))
+        assert [values[0], type(values[1]), values[2]] == [1, ZeroDivisionError, 0.25]
+
+    @pytest.mark.parametrize("ordered", [True, False])
+    def test_an_error_of_the_input_comes_after_what_came_before(self, workers, ordered):
+        async def broken():
+            yield 1
+            yield 2
+            raise LookupError("the input")
+
+        async def main():
+            taken = []
+            with pytest.raises(LookupError, match="the input"):
+                async for each in workers.amap(square, broken(), ordered=ordered):
+                    taken.append(each)
+            return sorted(taken)
+
+        assert asyncio.run(main()) == [1, 4]
+
+    def test_an_input_may_wait_for_the_result_before_it(self, workers):
+        async def main():
+            results = asyncio.Queue()
+
+            async def answers():
+                last = 2
+                for _ in range(3):
+                    yield last
+                    last = await results.get()
+
+            taken = []
+            async for each in workers.amap(square, answers()):
+                taken.append(each)
+                await results.put(each)
+            return taken
+
+        assert asyncio.run(asyncio.wait_for(main(), 60)) == [4, 16, 256]
+
+    def test_the_input_is_read_no_further_than_buffersize(self, workers):
+        read = []
+
+        async def main():
+            async def endless():
+                while True:
+                    read.append(len(read))
+                    yield read[-1]
+
+            results = workers.amap(square, endless(), buffersize=3)
+            taken = [await anext(results) for _ in range(5)]
+            await asyncio.sleep(0.05)
+            await results.aclose()
+            return taken
+
+        assert asyncio.run(main()) == [0, 1, 4, 9, 16]
+        assert len(read) <= 5 + 3
+
+    @pytest.mark.parametrize("chunksize", [1, 7])
+    def test_an_error_in_a_chunk_names_its_item_and_what_came_before_it_is_there(self, workers, chunksize):
+        async def main():
+            taken = []
+            with pytest.raises(ZeroDivisionError) as raised:
+                async for each in workers.amap(reciprocal, slowly([1, 2, 4, 0, 5]), chunksize=chunksize):
+                    taken.append(each)
+            return taken, raised.value.__notes__
+
+        taken, notes = asyncio.run(main())
+        assert taken == [1, 0.5, 0.25]
+        assert any("item 3, reciprocal(0)" in note for note in notes)
+
+    def test_others_have_their_turn_while_results_are_there_without_end(self, workers):
+        async def main():
+            turns = 0
+
+            async def other():
+                nonlocal turns
+                while True:
+                    turns += 1
+                    await asyncio.sleep(0)
+
+            task = asyncio.create_task(other())
+            async for each in workers.amap(square, range(20_000)):
+                if each == 100:
+                    before = turns
+            task.cancel()
+            return turns - before
+
+        assert asyncio.run(main()) > 3
+
+    def test_what_cannot_be_is_said_at_once(self, workers):
+        with pytest.raises(TypeError, match="not callable"):
+            workers.amap(None, [1])
+        with pytest.raises(ValueError, match="chunksize"):
+            workers.amap(square, [1], chunksize=0)
+        with pytest.raises(ValueError, match="buffersize"):
+            workers.amap(square, [1], buffersize=0)
+        with pytest.raises(anypool.ConfigError, match="errors"):
+            workers.amap(square, [1], errors="ignore")
+        with pytest.raises(TypeError, match="not iterable"):
+            asyncio.run(collect(workers.amap(square, 1)))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -69,81 +184,6 @@ def test_run_in_executor_and_amap_work_on_every_backend(backend):
 
     with anypool.get_executor(backend, max_workers=2) as ex:
         assert asyncio.run(main(ex)) == (9, [0, 1, 4, 9, 16])
-
-
-def test_item_i_has_the_same_random_numbers_as_in_a_map(ex):
-    def draw(_):
-        return anypool.random().random()
-
-    assert asyncio.run(collect(ex.amap(draw, range(5), seed=3))) == list(ex.map(draw, range(5), seed=3))
-
-
-def test_an_error_is_raised_in_its_place_or_returned(ex):
-    async def main():
-        taken = []
-        with pytest.raises(ZeroDivisionError):
-            async for each in ex.amap(reciprocal, [1, 2, 0, 4]):
-                taken.append(each)
-        return taken
-
-    assert asyncio.run(main()) == [1, 0.5]
-    values = asyncio.run(collect(ex.amap(reciprocal, [1, 0, 4], errors="return")))
-    assert [values[0], type(values[1]), values[2]] == [1, ZeroDivisionError, 0.25]
-
-
-@pytest.mark.parametrize("ordered", [True, False])
-def test_an_error_of_the_input_comes_after_what_came_before(ex, ordered):
-    async def broken():
-        yield 1
-        yield 2
-        raise LookupError("the input")
-
-    async def main():
-        taken = []
-        with pytest.raises(LookupError, match="the input"):
-            async for each in ex.amap(square, broken(), ordered=ordered):
-                taken.append(each)
-        return sorted(taken)
-
-    assert asyncio.run(main()) == [1, 4]
-
-
-def test_an_input_may_wait_for_the_result_before_it(ex):
-    async def main():
-        results = asyncio.Queue()
-
-        async def answers():
-            last = 2
-            for _ in range(3):
-                yield last
-                last = await results.get()
-
-        taken = []
-        async for each in ex.amap(square, answers()):
-            taken.append(each)
-            await results.put(each)
-        return taken
-
-    assert asyncio.run(asyncio.wait_for(main(), 60)) == [4, 16, 256]
-
-
-def test_the_input_is_read_no_further_than_buffersize(ex):
-    read = []
-
-    async def main():
-        async def endless():
-            while True:
-                read.append(len(read))
-                yield read[-1]
-
-        results = ex.amap(square, endless(), buffersize=3)
-        taken = [await anext(results) for _ in range(5)]
-        await asyncio.sleep(0.05)
-        await results.aclose()
-        return taken
-
-    assert asyncio.run(main()) == [0, 1, 4, 9, 16]
-    assert len(read) <= 5 + 3
 
 
 def test_the_loop_goes_on_while_calls_run(tmp_path):
@@ -213,20 +253,6 @@ def test_tiny_items_travel_together(make_input):
         assert len(run.chunks) < 1000
 
 
-@pytest.mark.parametrize("chunksize", [1, 7])
-def test_an_error_in_a_chunk_names_its_item_and_what_came_before_it_is_there(ex, chunksize):
-    async def main():
-        taken = []
-        with pytest.raises(ZeroDivisionError) as raised:
-            async for each in ex.amap(reciprocal, slowly([1, 2, 4, 0, 5]), chunksize=chunksize):
-                taken.append(each)
-        return taken, raised.value.__notes__
-
-    taken, notes = asyncio.run(main())
-    assert taken == [1, 0.5, 0.25]
-    assert any("item 3, reciprocal(0)" in note for note in notes)
-
-
 def test_an_async_map_has_progress_receipts_retries_and_a_journal(tmp_path):
     def fail_once(x):
         mark = tmp_path / str(x)
@@ -243,26 +269,6 @@ def test_an_async_map_has_progress_receipts_retries_and_a_journal(tmp_path):
         assert {each.attempts for each in ex.report().receipts()} == {2}
         assert asyncio.run(collect(view.amap(fail_once, slowly(range(8))))) == list(range(8))
         assert len(ex.report()._runs[-1].chunks) == 0  # all of it was in the journal
-
-
-def test_others_have_their_turn_while_results_are_there_without_end(ex):
-    async def main():
-        turns = 0
-
-        async def other():
-            nonlocal turns
-            while True:
-                turns += 1
-                await asyncio.sleep(0)
-
-        task = asyncio.create_task(other())
-        async for each in ex.amap(square, range(20_000)):
-            if each == 100:
-                before = turns
-        task.cancel()
-        return turns - before
-
-    assert asyncio.run(main()) > 3
 
 
 @pytest.mark.parametrize("cancel_futures", [True, False])
@@ -299,16 +305,3 @@ def test_a_retry_that_is_due_later_is_waited_for():
 
     with anypool.get_executor("threads", max_workers=1, retries={"times": 1, "delay": 0.2}) as ex:
         assert asyncio.run(asyncio.wait_for(collect(ex.amap(fail_once, slowly([1, 2]))), 60)) == [1, 2]
-
-
-def test_what_cannot_be_is_said_at_once(ex):
-    with pytest.raises(TypeError, match="not callable"):
-        ex.amap(None, [1])
-    with pytest.raises(ValueError, match="chunksize"):
-        ex.amap(square, [1], chunksize=0)
-    with pytest.raises(ValueError, match="buffersize"):
-        ex.amap(square, [1], buffersize=0)
-    with pytest.raises(anypool.ConfigError, match="errors"):
-        ex.amap(square, [1], errors="ignore")
-    with pytest.raises(TypeError, match="not iterable"):
-        asyncio.run(collect(ex.amap(square, 1)))

@@ -18,16 +18,11 @@ LOCAL = [name for name in BACKENDS if name in {"serial", "threads", "processes",
 
 
 @pytest.fixture(autouse=True)
-def registered():
+def registered(request):
     anypool.register_joblib()
     yield
-    anypool.close_idle()
-
-
-@pytest.fixture(params=LOCAL)
-def backend(request):
-    with joblib.parallel_config(backend="anypool", anypool_backend=request.param, max_workers=2):
-        yield request.param
+    if "workers" not in request.fixturenames:
+        anypool.close_idle()
 
 
 def square(x):
@@ -53,25 +48,66 @@ def test_what_has_n_jobs_runs_on_every_backend(name):
         assert run(lambda x: x + 1, range(5), n_jobs=None) == [1, 2, 3, 4, 5]
 
 
-def test_lists_and_both_generators(backend):
-    assert run(square, range(30)) == SQUARES
-    assert list(run(square, range(30), return_as="generator")) == SQUARES
-    if backend == "serial":
-        return
-    assert sorted(run(square, range(30), return_as="generator_unordered")) == SQUARES
+class TestOnEachBackend:
+    @pytest.fixture(scope="class", params=LOCAL)
+    @classmethod
+    def workers(cls, request):
+        """The name of a backend whose workers stay from one test to the next."""
+        anypool.register_joblib()
+        with joblib.parallel_config(backend="anypool", anypool_backend=request.param, max_workers=2):
+            yield request.param
+        anypool.close_idle()
 
+    def test_lists_and_both_generators(self, workers):
+        assert run(square, range(30)) == SQUARES
+        assert list(run(square, range(30), return_as="generator")) == SQUARES
+        if workers == "serial":
+            return
+        assert sorted(run(square, range(30), return_as="generator_unordered")) == SQUARES
 
-def test_one_parallel_is_used_many_times(backend):
-    with joblib.Parallel(n_jobs=2) as parallel:
-        for _ in range(3):
-            assert parallel(joblib.delayed(square)(x) for x in range(30)) == SQUARES
+    def test_one_parallel_is_used_many_times(self, workers):
+        with joblib.Parallel(n_jobs=2) as parallel:
+            for _ in range(3):
+                assert parallel(joblib.delayed(square)(x) for x in range(30)) == SQUARES
 
+    def test_calls_run_on_workers_of_the_chosen_backend(self, workers):
+        assert set(run(_who, range(4))) <= {workers, ""}
+        with anypool.get_executor(workers, max_workers=2) as ex:
+            is_parallel = not ex.traits.synchronous
+        assert (workers in run(_who, range(4))) == is_parallel
 
-def test_calls_run_on_workers_of_the_chosen_backend(backend):
-    assert set(run(_who, range(4))) <= {backend, ""}
-    with anypool.get_executor(backend, max_workers=2) as ex:
-        is_parallel = not ex.traits.synchronous
-    assert (backend in run(_who, range(4))) == is_parallel
+    def test_n_jobs_of_0_is_joblibs_own_error(self, workers):
+        with pytest.raises(ValueError, match="n_jobs == 0 in Parallel has no meaning"):
+            run(square, range(5), n_jobs=0)
+        with pytest.raises(ValueError, match="n_jobs == 0 in Parallel has no meaning"):
+            joblib.effective_n_jobs(0)
+
+    def test_the_error_is_itself_and_says_where_it_was_raised(self, workers):
+        with pytest.raises(ZeroDivisionError) as caught:
+            run(reciprocal, [1, 0, 2])
+        if workers != "serial":
+            assert "in reciprocal" in "".join(caught.value.__notes__)
+        assert run(square, range(5)) == SQUARES[:5]
+
+    def test_a_generator_that_is_dropped_cancels_the_rest(self, workers, tmp_path):
+        if workers == "serial":
+            return
+        results = run(_touch, ((tmp_path, x) for x in range(10_000)), return_as="generator", pre_dispatch=4)
+        assert next(results) == 0
+        with pytest.warns(UserWarning, match="tasks"):
+            del results
+        assert len(list(tmp_path.iterdir())) < 10_000
+        assert run(square, range(5)) == SQUARES[:5]
+
+    def test_inner_max_num_threads_reaches_the_calls(self, workers):
+        if workers in ("serial", "threads"):
+            return
+        with joblib.parallel_config(backend="anypool", anypool_backend=workers, max_workers=2, inner_max_num_threads=3):
+            assert set(run(_inner_threads, range(4))) == {"3"}
+
+    def test_prints_come_home_in_order(self, workers, capsys):
+        run(print, range(20), batch_size=1)
+        assert capsys.readouterr().out == "".join(f"{x}\n" for x in range(20))
 
 
 def _who(_):
@@ -90,21 +126,6 @@ def test_without_a_size_there_are_no_more_workers_than_cpus(monkeypatch):
         assert joblib.effective_n_jobs(1000) == joblib.effective_n_jobs(-1) == anypool.available_cpus()
 
 
-def test_n_jobs_of_0_is_joblibs_own_error(backend):
-    with pytest.raises(ValueError, match="n_jobs == 0 in Parallel has no meaning"):
-        run(square, range(5), n_jobs=0)
-    with pytest.raises(ValueError, match="n_jobs == 0 in Parallel has no meaning"):
-        joblib.effective_n_jobs(0)
-
-
-def test_the_error_is_itself_and_says_where_it_was_raised(backend):
-    with pytest.raises(ZeroDivisionError) as caught:
-        run(reciprocal, [1, 0, 2])
-    if backend != "serial":
-        assert "in reciprocal" in "".join(caught.value.__notes__)
-    assert run(square, range(5)) == SQUARES[:5]
-
-
 def test_a_timeout_ends_the_calls_where_the_backend_can():
     with joblib.parallel_config(backend="anypool", anypool_backend="processes", max_workers=2):
         began = time.monotonic()
@@ -112,17 +133,6 @@ def test_a_timeout_ends_the_calls_where_the_backend_can():
             run(time.sleep, [600, 600], timeout=0.5)
         assert time.monotonic() - began < 200
         assert run(square, range(5)) == SQUARES[:5]
-
-
-def test_a_generator_that_is_dropped_cancels_the_rest(backend, tmp_path):
-    if backend == "serial":
-        return
-    results = run(_touch, ((tmp_path, x) for x in range(10_000)), return_as="generator", pre_dispatch=4)
-    assert next(results) == 0
-    with pytest.warns(UserWarning, match="tasks"):
-        del results
-    assert len(list(tmp_path.iterdir())) < 10_000
-    assert run(square, range(5)) == SQUARES[:5]
 
 
 def _touch(place):
@@ -152,13 +162,6 @@ def _inside(_):
 def _nested_who(_):
     name = anypool.current_worker().backend
     return "" if name == "processes" else name
-
-
-def test_inner_max_num_threads_reaches_the_calls(backend):
-    if backend in ("serial", "threads"):
-        return
-    with joblib.parallel_config(backend="anypool", anypool_backend=backend, max_workers=2, inner_max_num_threads=3):
-        assert set(run(_inner_threads, range(4))) == {"3"}
 
 
 def _inner_threads(_):
@@ -192,11 +195,6 @@ def test_an_option_that_nobody_has_is_an_error():
     with joblib.parallel_config(backend="anypool", anypool_backend="threads", max_wrkers=2):
         with pytest.raises(anypool.UnknownOption, match="max_wrkers"):
             run(square, range(3))
-
-
-def test_prints_come_home_in_order(backend, capsys):
-    run(print, range(20), batch_size=1)
-    assert capsys.readouterr().out == "".join(f"{x}\n" for x in range(20))
 
 
 def test_prints_of_a_call_inside_of_a_call_belong_to_it(capsys):

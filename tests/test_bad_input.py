@@ -29,13 +29,21 @@ on_linux = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc, and 
 
 @pytest.fixture(params=BACKENDS)
 def executor(request: pytest.FixtureRequest) -> Iterator[anypool.PoolExecutor]:
+    """An executor of the test's own, which has learned nothing and holds nothing."""
     with anypool.get_executor(request.param, max_workers=2) as executor:
         yield executor
 
 
 @pytest.fixture
 def processes() -> Iterator[anypool.PoolExecutor]:
+    """Processes of the test's own."""
     with anypool.get_executor("processes", max_workers=2) as executor:
+        yield executor
+
+
+def started(backend: str) -> Iterator[anypool.PoolExecutor]:
+    """An executor for the tests of a class, none of which changes what the others find."""
+    with anypool.get_executor(backend, max_workers=2) as executor:
         yield executor
 
 
@@ -86,12 +94,18 @@ class Liar:
         return iter(self.items)
 
 
-@pytest.mark.parametrize("length", [0, 1, 7, 10**12, -3, 2.5, RuntimeError("how long?")], ids=repr)
-@pytest.mark.parametrize("chunksize", [None, 4])
-def test_a_length_is_a_hint_and_not_believed(
-    executor: anypool.PoolExecutor, length: Any, chunksize: int | None
-) -> None:
-    assert list(executor.map(negate, Liar(range(100), length), chunksize=chunksize)) == [-item for item in range(100)]
+class TestLength:
+    @pytest.fixture(scope="class", params=BACKENDS)
+    @classmethod
+    def workers(cls, request: pytest.FixtureRequest) -> Iterator[anypool.PoolExecutor]:
+        yield from started(request.param)
+
+    @pytest.mark.parametrize("length", [0, 1, 7, 10**12, -3, 2.5, RuntimeError("how long?")], ids=repr)
+    @pytest.mark.parametrize("chunksize", [None, 4])
+    def test_it_is_a_hint_and_not_believed(
+        self, workers: anypool.PoolExecutor, length: Any, chunksize: int | None
+    ) -> None:
+        assert list(workers.map(negate, Liar(range(100), length), chunksize=chunksize)) == [-x for x in range(100)]
 
 
 @pytest.mark.parametrize("length", [0, 10**12])
@@ -267,56 +281,61 @@ def kinds_of_data(directory: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("kind", [
-    "plain", "not contiguous", "negative strides", "Fortran", "transposed in three dimensions", "zero-size",
-    "zero-dimensional", "read-only", "memory-mapped", "of objects", "structured", "strings", "dates", "big-endian",
-])  # fmt: skip
-@pytest.mark.parametrize("way", ["alone", "nested"])
-def test_arrays_of_any_kind_go_and_come(processes: anypool.PoolExecutor, tmp_path: Path, kind: str, way: str) -> None:
-    array = kinds_of_data(tmp_path)[kind]
-    sent = array if way == "alone" else {"list": [array, (array[:1] if array.ndim else array, b"y" * 300_000)]}
-    got = processes.submit(_there_and_back, sent).result()
-    for each in (got, *processes.map(_there_and_back, [sent, sent])):
-        found = each if way == "alone" else each["list"][0]
-        assert found.dtype == array.dtype
-        assert found.shape == array.shape
-        np.testing.assert_array_equal(found, array)
-        if found.size and not found.dtype.hasobject and kind != "read-only":
-            found.flat[0] = found.flat[-1]  # it is the caller's own
-        if way == "nested":
-            assert each["list"][1][1] == b"y" * 300_000
-
-
 def _there_and_back(value: Any) -> Any:
     return value
 
 
-@pytest.mark.parametrize("size", [0, 5, 1_000_000])
-@pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, str, list])
-def test_bytes_of_any_kind_go_and_come(processes: anypool.PoolExecutor, kind: Any, size: int) -> None:
-    plain: Any = bytes(size) if kind is not str else "ä" * size
-    sent = kind(plain)
-    for value in (sent, {"nested": (sent, [sent])}):
-        got = processes.submit(_there_and_back, value).result()
-        assert got == value
-    assert type(processes.submit(_there_and_back, sent).result()) is kind
+class TestThereAndBack:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def workers(cls) -> Iterator[anypool.PoolExecutor]:
+        yield from started("processes")
 
+    @pytest.mark.parametrize("kind", [
+        "plain", "not contiguous", "negative strides", "Fortran", "transposed in three dimensions", "zero-size",
+        "zero-dimensional", "read-only", "memory-mapped", "of objects", "structured", "strings", "dates", "big-endian",
+    ])  # fmt: skip
+    @pytest.mark.parametrize("way", ["alone", "nested"])
+    def test_arrays_of_any_kind_go_and_come(
+        self, workers: anypool.PoolExecutor, tmp_path: Path, kind: str, way: str
+    ) -> None:
+        array = kinds_of_data(tmp_path)[kind]
+        sent = array if way == "alone" else {"list": [array, (array[:1] if array.ndim else array, b"y" * 300_000)]}
+        got = workers.submit(_there_and_back, sent).result()
+        for each in (got, *workers.map(_there_and_back, [sent, sent])):
+            found = each if way == "alone" else each["list"][0]
+            assert found.dtype == array.dtype
+            assert found.shape == array.shape
+            np.testing.assert_array_equal(found, array)
+            if found.size and not found.dtype.hasobject and kind != "read-only":
+                found.flat[0] = found.flat[-1]  # it is the caller's own
+            if way == "nested":
+                assert each["list"][1][1] == b"y" * 300_000
 
-def test_views_of_many_dimensions_go_and_come(processes: anypool.PoolExecutor) -> None:
-    view = memoryview(np.arange(60_000.0).reshape(20, 30, 100))
-    for sent in (view, memoryview(np.asfortranarray(np.arange(60_000.0).reshape(200, 300)))):
-        got = processes.submit(_there_and_back, sent).result()
-        assert (got.shape, got.format) == (sent.shape, sent.format)
-        assert got.tolist() == sent.tolist()
+    @pytest.mark.parametrize("size", [0, 5, 1_000_000])
+    @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview, str, list])
+    def test_bytes_of_any_kind_go_and_come(self, workers: anypool.PoolExecutor, kind: Any, size: int) -> None:
+        plain: Any = bytes(size) if kind is not str else "ä" * size
+        sent = kind(plain)
+        for value in (sent, {"nested": (sent, [sent])}):
+            got = workers.submit(_there_and_back, value).result()
+            assert got == value
+        assert type(workers.submit(_there_and_back, sent).result()) is kind
 
+    def test_views_of_many_dimensions_go_and_come(self, workers: anypool.PoolExecutor) -> None:
+        view = memoryview(np.arange(60_000.0).reshape(20, 30, 100))
+        for sent in (view, memoryview(np.asfortranarray(np.arange(60_000.0).reshape(200, 300)))):
+            got = workers.submit(_there_and_back, sent).result()
+            assert (got.shape, got.format) == (sent.shape, sent.format)
+            assert got.tolist() == sent.tolist()
 
-@pytest.mark.parametrize("rows", [0, 10, 500_000])
-def test_arrow_tables_go_and_come(processes: anypool.PoolExecutor, rows: int) -> None:
-    arrow = pytest.importorskip("pyarrow")
-    table = arrow.table({"x": arrow.array(range(rows), arrow.int64()), "name": ["a", "bc"] * (rows // 2)})
-    for sent in (table, table.slice(rows // 3)):
-        assert processes.submit(_there_and_back, sent).result().equals(sent)
-        assert [each.equals(sent) for each in processes.map(_there_and_back, [sent] * 3)] == [True] * 3
+    @pytest.mark.parametrize("rows", [0, 10, 500_000])
+    def test_arrow_tables_go_and_come(self, workers: anypool.PoolExecutor, rows: int) -> None:
+        arrow = pytest.importorskip("pyarrow")
+        table = arrow.table({"x": arrow.array(range(rows), arrow.int64()), "name": ["a", "bc"] * (rows // 2)})
+        for sent in (table, table.slice(rows // 3)):
+            assert workers.submit(_there_and_back, sent).result().equals(sent)
+            assert [each.equals(sent) for each in workers.map(_there_and_back, [sent] * 3)] == [True] * 3
 
 
 # --- too little memory ---------------------------------------------------------------------------------------
