@@ -8,6 +8,7 @@ import os
 import signal
 import unittest
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +33,16 @@ def pytest_configure() -> None:
     # An example that took 0.2 s, and 0.1 ms when it was tried again, tells of the machine.
     settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("busy machine")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Where soak tests are left out, import none of the libraries that the clients' tests, all of them soak, are of.
+
+    Every process of a run would import scipy and a dozen more, and look through what is in them at each collection of
+    garbage.
+    """
+    leaves_out_soak = config.getoption("markexpr") == "not soak"
+    return True if leaves_out_soak and collection_path == Path(__file__).with_name("clients") else None
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

@@ -237,7 +237,9 @@ CAUGHT_BEFORE_THE_USER = {
 }
 
 
+@pytest.fixture(scope="module")
 def raised() -> list[tuple[str, ast.Raise]]:
+    """Every `raise` of the package with its file: read when it is asked for, and not whenever tests are collected."""
     found = []
     for path in sorted(PACKAGE.rglob("*.py")):
         if "testing" not in path.relative_to(PACKAGE).parts:
@@ -247,29 +249,26 @@ def raised() -> list[tuple[str, ast.Raise]]:
     return found
 
 
-RAISED = raised()
-
-
 def called(node: ast.Raise) -> str:
     """The last name of what is raised: the class, or the function or the variable that has the error."""
     what = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
     return ast.unparse(what).rpartition(".")[2]
 
 
-def test_what_is_raised_is_ours_or_the_standard_librarys():
+def test_what_is_raised_is_ours_or_the_standard_librarys(raised):
     """Names in lower case are errors that were made, or came, elsewhere; private ones do not leave their file."""
     known = {*errors.__all__, *FROM_STDLIB, *CAUGHT_BEFORE_THE_USER}
     unknown = {
         f"{name}:{node.lineno}: {called(node)}"
-        for name, node in RAISED
+        for name, node in raised
         if called(node)[0].isupper() and called(node) not in known and "cli/" not in name
     }
     assert unknown == set()
 
 
-def test_an_error_of_ours_has_a_message_that_says_more_than_its_name():
+def test_an_error_of_ours_has_a_message_that_says_more_than_its_name(raised):
     short = set()
-    for name, node in RAISED:
+    for name, node in raised:
         if called(node) in errors.__all__:
             words = node.exc.args[0] if isinstance(node.exc, ast.Call) and node.exc.args else None
             if words is None or (isinstance(words, ast.Constant | ast.JoinedStr) and len(ast.unparse(words)) < 20):
