@@ -22,9 +22,10 @@ test: lint
 	$(MAKE) --jobs=2 types doctest
 	$(BIN)/python tests/run.py -q -m "not soak" -n 4 --dist loadscope
 
-# What takes minutes: the standard library's own executor tests on every backend, and the like.
+# What takes minutes: the standard library's own executor tests on every backend, and the like. Two CPUs were busy for
+# less than half of the time of three processes.
 soak: $(VENV)/.clients-group
-	CLIENTS_REQUIRED=1 $(BIN)/python tests/run.py -q -m soak -n 3 --dist loadscope
+	CLIENTS_REQUIRED=1 $(BIN)/python tests/run.py -q -m soak -n 4 --dist loadscope
 
 # The core of the fault suite, so often in a row: `make faults RUNS=200`.
 RUNS ?= 1

@@ -52,6 +52,16 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         item.add_marker(pytest.mark.soak)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Begin with the longest classes and files, where they are what is shared out."""
+    if config.getoption("dist") != "loadscope":
+        return None
+    from schedule import LongestFirst
+
+    return LongestFirst(config, log)
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
     """Leave alone, in each collection of garbage to come, the tests and modules that stay until the end anyway.
