@@ -68,7 +68,7 @@ lowest: $(READY)
 verify-types: $(VENV)/.release-group
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pyright --verifytypes anypool --ignoreexternal  # it overlooks --pythonpath here
 
-# All workloads on all peers and backends, ten minutes on a machine that does nothing else: table, record, plots, pages.
+# All workloads on all peers and backends, a quarter of an hour on a machine that does nothing else: table, record, plots, pages.
 bench: $(VENV)/.bench-group
 	$(BIN)/python benchmarks/run.py --json benchmarks/records/performance.json
 	$(BIN)/python benchmarks/cpu_or_io.py --json benchmarks/records/cpu_or_io.json

@@ -123,7 +123,8 @@ def measure_group(
     makers : mapping of str to callable
         How to make each subject, by name; a new one is made for each round.
     seconds : float
-        No round is begun that would end later, as far as the one before it tells.
+        No round is begun that would end later, as far as the one before it tells: what each subject took then, of those
+        that are still wanted.
     is_wanted : callable
         ``is_wanted(work, name, outcomes)``: whether to measure that subject, after what the rounds so far have shown.
     say : callable
@@ -134,22 +135,34 @@ def measure_group(
     }
     names = list(makers)
     began = time.monotonic()
+    took: dict[str, float] = {}
     for number in range(rounds):
-        started = time.monotonic()
         shift = number % max(1, len(names))
         for name in names[shift:] + names[:shift]:
-            left = [
-                (work, case, found[work.name][name])
-                for work, case in works
-                if found[work.name][name].problem is None and is_wanted(work, name, found[work.name])
-            ]
+            left = _left(name, works, found, is_wanted)
+            started = time.monotonic()
             while left:
                 say(f"round {number + 1} of {rounds}, {left[0][0].name} and on: {name}")
                 left = left[_measure_until_trouble(name, makers[name], left, workers) :]
-        now = time.monotonic()
-        if now + (now - started) > began + seconds:
+            took[name] = time.monotonic() - started
+        next_takes = sum(took[name] for name in names if _left(name, works, found, is_wanted))
+        if time.monotonic() + next_takes > began + seconds:
             break
     return found
+
+
+def _left(
+    name: str,
+    works: Sequence[tuple[Workload, Case]],
+    found: Mapping[str, Outcomes],
+    is_wanted: Callable[[Workload, str, Outcomes], bool],
+) -> list[tuple[Workload, Case, Outcome]]:
+    """What that subject is still measured on."""
+    return [
+        (work, case, found[work.name][name])
+        for work, case in works
+        if found[work.name][name].problem is None and is_wanted(work, name, found[work.name])
+    ]
 
 
 def _measure_until_trouble(

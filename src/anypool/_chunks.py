@@ -20,7 +20,7 @@ from anypool._weight import HEAVIEST_CHUNK
 _WORTH = 20.0
 # ... but between these bounds, in seconds: under the first what each chunk costs of CPU, on both sides, is taken from
 # the calls, as that is hidden from the clock but not from the machine; over the second nobody gains.
-_SHORTEST = 0.04
+_SHORTEST = 0.1
 _LONGEST = 0.25
 # Calls that take next to nothing go by so many at most: a few chunks of them, with their results, are a few megabytes,
 # however long the input is.
@@ -32,7 +32,7 @@ JOURNALED = 0.002
 _GROWTH = 16
 _GROWTH_AT_NO_COST = 256
 # With the length known, this many chunks for each worker are always left to even out.
-_GUIDED = 3
+_GUIDED = 2
 # ... but none is smaller than this many times what it costs to send it: evening out more finely gains nothing.
 _LEAST_WORTH = 2.0
 # A worker hands back what it has not begun once a chunk takes this many times longer than planned; or than so many
