@@ -217,6 +217,28 @@ def test_buffers_larger_than_one_write_arrive_whole(segments: Segments, monkeypa
         segments.release(refs)
 
 
+@pytest.mark.parametrize("threads", [True, False])
+def test_a_large_buffer_is_compared_to_its_last_byte(
+    threads: bool, segments: Segments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_segments_file, "_COMPARED_PIECE", 4099)
+    monkeypatch.setattr(_segments_file, "_COMPARED_BY_TWO", SIZE)
+    if not threads:
+        monkeypatch.setattr(threading.Thread, "start", _refuse_to_start)
+    data = bytearray(os.urandom(SIZE))
+    (ref,) = stored(segments.store([data], readers=None))
+    assert segments.same(ref, data)
+    for place in (0, 4098, 4099, SIZE // 2, SIZE // 2 + 4099, SIZE - 1):
+        data[place] ^= 1
+        assert not segments.same(ref, data), place
+        data[place] ^= 1
+    assert segments.same(ref, data)
+
+
+def _refuse_to_start(self: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
 def test_what_travels_in_a_segment_is_what_a_segment_is_quicker_for() -> None:
     # Two constants, because a worker loads `_wire` at once, and segments only with its first large buffer.
     assert _wire._LARGE == THRESHOLD
