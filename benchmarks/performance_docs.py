@@ -313,6 +313,43 @@ def where(record: Mapping[str, Any]) -> str:
     return table(["file", *_UNITS.values()], rows)
 
 
+def stages(record: Mapping[str, Any]) -> str:
+    """What a submitted call on `processes` waits for, and how much of it the core would take alone."""
+    found = record.get("stages")
+    if not found:
+        return "Not in this record.\n"
+    rows = [[f"until {_STAGES[name]}", f"{each:.0f}"] for name, each in found["stages"].items()]
+    rows.append(["all of it", f"{sum(found['stages'].values()):.0f}"])
+    rows += [[f"the core alone, one call {name} the other", f"{each:.0f}"] for name, each in _core_times(found)]
+    return table(["a submitted call on `processes`", "microseconds"], rows)
+
+
+def _core_times(found: Mapping[str, Any]) -> list[tuple[str, float]]:
+    core = found["core"]
+    return [("after", core["back to back"]), ("a millisecond after", core["after a pause"])]
+
+
+def dask_cpu(record: Mapping[str, Any]) -> str:
+    """What a call on Dask takes of the CPUs."""
+    found = record.get("stages", {}).get("dask")
+    if not found:
+        return "Not in this record.\n"
+    shown = {name: f"{each:.1f} ms" for name, each in found.items()}
+    return (
+        f"One call there and back takes {shown['dask']} of CPU time with Dask's own `Client.submit`, and "
+        f"{shown['anypool/dask']} with anypool on it, beyond what the call itself does.\n"
+    )
+
+
+_STAGES = {
+    "packed": "the core has packed it",
+    "framed": "the pool has laid out the message",
+    "the call begins": "the call begins on the worker",
+    "the reply is read": "a thread of the pool has read the reply",
+    "the future is done": "the future is done",
+    "the caller goes on": "the caller, who waits for it, goes on",
+}
+
 _UNITS = {"submit": "a submitted call", "chunks": "a chunk of a map", "items": "an item in a large chunk"}
 _MOST_FILES = 10
 
@@ -328,6 +365,8 @@ PARTS: Mapping[str, Callable[[Mapping[str, Any]], str]] = {
     "overhead": overhead,
     "choice": choice,
     "where": where,
+    "stages": stages,
+    "dask cpu": dask_cpu,
     "scale costs": scale_costs,
     "scale saturation": scale_saturation,
     "scale simulated": scale_simulated,

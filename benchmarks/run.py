@@ -23,6 +23,7 @@ from typing import Any
 import goals
 import report
 import scale
+import stages
 import where
 from field import Field, choose
 from machine import describe_machine, describe_versions, say_on_terminal
@@ -84,6 +85,8 @@ def _steps(
             record["endless"].append(measure_endless(f"anypool/{backend}", WORKERS, quick=options.quick))
             yield
     record["where"] = where.count_afresh()
+    say_on_terminal("stages of a call")
+    record["stages"] = stages.measure_afresh(quick=options.quick)
     if options.scale:
         record["scale"] = scale.measure_scale(quick=options.quick, say=say_on_terminal)
         say_on_terminal("")

@@ -306,6 +306,7 @@ def test_the_gate_says_what_is_above_its_limit(module: Any) -> None:
     [
         ("fidelity.py", ("--quick", "--on", "threads"), "tiny on threads"),
         ("scale.py", ("--quick",), "chunks a second"),
+        ("stages.py", ("--quick",), "the caller goes on"),
         ("where.py", (), "anypool/_map.py"),
     ],
 )
