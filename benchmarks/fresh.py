@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 __all__ = ["measure_cold", "measure_import"]
@@ -46,13 +47,19 @@ def measure_cold(subject: str, workers: int, items: int, limit: float) -> float:
     RuntimeError
         The interpreter failed, or the results were wrong.
     """
-    return float(_run([__file__, subject, str(workers), str(items)], limit))
+    return float(_run([os.path.abspath(__file__), subject, str(workers), str(items)], limit))
 
 
 def _run(arguments: list[str], limit: float) -> float:
-    # A session of its own, so that the workers of a pool that hangs can be ended with it.
+    # A session of its own, so that the workers of a pool that hangs can end with it; and a folder without a project,
+    # whose configuration nobody reads.
     process = subprocess.Popen(
-        [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        cwd=tempfile.gettempdir(),
     )
     try:
         out, err = process.communicate(timeout=limit)

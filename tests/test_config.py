@@ -434,6 +434,27 @@ def test_the_table_of_pyproject_is_read_and_named(monkeypatch: pytest.MonkeyPatc
     }
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '[tool]\nanypool.backend = "near"',
+        '[tool]\nanypool={backend="near"}',
+        '[tool . "anypool"]\nbackend = "near"',
+        "tool . 'anypool' . backend = 'near'",
+        '[tool."any\\u0070ool"]\nbackend = "near"',
+        '[tool."any\\U00000070ool"]\nbackend = "near"',
+    ],
+)
+def test_the_table_of_pyproject_is_found_however_it_is_written(content: str) -> None:
+    write("pyproject.toml", content)
+    assert resolve().name == "near"
+
+
+def test_a_project_that_only_requires_us_is_not_parsed() -> None:
+    write("pyproject.toml", '[project]\ndependencies = ["anypool", "anypool[all]>=1"]\nthis is not TOML')
+    assert resolve("near").name == "near"
+
+
 def test_anypool_toml_wins_over_pyproject_in_one_directory() -> None:
     write("pyproject.toml", '[tool.anypool]\nbackend = "dask"\nseed = 3')
     write("anypool.toml", 'backend = "near"')

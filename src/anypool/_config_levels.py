@@ -297,16 +297,16 @@ def _candidates(directory: str) -> Iterator[str]:
 @lru_cache(maxsize=16)
 def _parse(path: str, mtime_ns: int, size: int) -> Mapping[str, Any] | None:  # noqa: ARG001
     """Return our table of a file, None for a `pyproject.toml` that has none."""
-    import tomllib
-
     try:
         with open(path, "rb") as file:
             content = file.read()
     except OSError as exc:
         raise _unreadable(path, exc) from exc
     is_pyproject = os.path.basename(path) == "pyproject.toml"
-    if is_pyproject and b"anypool" not in content:
+    if is_pyproject and not _may_have_a_table_of_ours(content):
         return None  # spares the parsing, and a project that is not ours may be broken as it likes
+    import tomllib
+
     try:
         table: Any = tomllib.loads(content.decode())
     except ValueError as exc:
@@ -316,6 +316,15 @@ def _parse(path: str, mtime_ns: int, size: int) -> Mapping[str, Any] | None:  # 
     if table is not None and not isinstance(table, dict):
         raise ConfigError(f"file {path}: [tool.anypool] must be a table, not {table!r}")
     return table
+
+
+def _may_have_a_table_of_ours(content: bytes) -> bool:
+    """Whether `anypool` may be a key in it, plain or with letters escaped. Where it is only required it is none."""
+    if b"anypool" not in content and b"\\" not in content:
+        return False
+    import re
+
+    return re.search(rb"""anypool["']?\s*[].=]|\\[uU]""", content) is not None
 
 
 def _unreadable(path: str, exc: OSError) -> ConfigError:
