@@ -107,6 +107,23 @@ def test_a_call_that_is_stopped_is_the_only_one(backend: Any, tmp_path: Path) ->
     assert not backend.stop_call(blocked[0].future)
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="a process cannot be stopped here")
+def test_a_call_does_not_wait_for_a_worker_that_starts(backend: Any, tmp_path: Path) -> None:
+    lanes = backend._lanes if isinstance(backend, Loky) else backend._own_loky
+    blocked = Blocked(backend, tmp_path, "first")
+    blocked.pid()
+    waiting = [backend.submit(calls.echo, index) for index in range(2)]
+    (starting,) = {each.sending.lane for each in waiting} - {blocked.future.sending.lane}
+    os.kill(starting._process.pid, signal.SIGSTOP)
+    assert not starting.has_answered
+    assert not any(future.done() for future in waiting)
+    blocked.go()
+    assert [future.result(LIMIT) for future in waiting] == [0, 1]
+    assert not starting.has_answered
+    os.kill(starting._process.pid, signal.SIGCONT)
+    assert backend.submit(calls.echo, "after").result(LIMIT) == "after"
+
+
 def test_an_idle_worker_that_was_lost_costs_no_call(backend: Any) -> None:
     for _ in range(3):
         pid = backend.submit(calls.pid, None).result(LIMIT)

@@ -66,6 +66,7 @@ class Lane:
         self._manager: threading.Thread | None = None
         self._died: WorkerDied | None = None
         self.sendings: list[Any] = []  # in the order of their sending
+        self.has_answered = False  # then its worker is up
         self.tokens = [Token() for _ in range(CALLS_PER_LANE)] if _HAS_TOKENS else []
         self._faults = fault_file() if _HAS_TOKENS else None
         readers = [token.reader for token in self.tokens]
@@ -159,6 +160,7 @@ class NoLane:
     def __init__(self, error: Exception) -> None:
         self._error = error
         self.sendings: list[Any] = []
+        self.has_answered = False
         self.tokens: list[Token] = []
 
     def submit(self, *_task: Any) -> Future[Any]:

@@ -151,9 +151,10 @@ class Lanes:
                 break
             sendings.append(self._assign(lane, self._queue.popleft()))
         for lane in list(self._lanes) if self._idle else ():
-            waiting = lane.sendings[1:]  # of a lane's two calls the second waits, unless the first has just ended
-            if self._idle and waiting and not waiting[0].is_taken and waiting[0].take_back():
-                sendings.append(self._assign(self._idle.pop(), waiting[0].call))
+            # Of a lane's two calls the second waits, unless the first has just ended; while its worker starts, both do.
+            for waiting in lane.sendings[lane.has_answered :]:
+                if self._idle and not waiting.is_taken and waiting.take_back():
+                    sendings.append(self._assign(self._idle.pop(), waiting.call))
         return sendings
 
     def _free_lane(self) -> Lane | NoLane | None:
@@ -213,6 +214,7 @@ class Lanes:
             is_ours = not sending.is_taken
             has_begun = not sending.take_back()
             lane.sendings.remove(sending)
+            lane.has_answered = True
             call.deaths += is_lost and not has_begun
             goes_on = is_lost and not has_begun and call.deaths < _ATTEMPTS and not self._stopped
             if is_ours and goes_on:
