@@ -14,12 +14,12 @@ from xdist.workermanage import WorkerController
 __all__ = ["LongestFirst", "seconds"]
 
 _SECONDS = {
-    "tests/test_backends_raw.py": 150,
     "tests/network/test_dask_network.py": 130,
-    "tests/test_pool.py": 130,
     "tests/test_conformance.py::TestDaskProcesses": 120,
+    "tests/test_backends_raw.py": 110,
     "tests/test_examples.py": 100,
     "tests/faults/test_chaos.py::TestThreadsOnABadDay": 80,
+    "tests/test_pool.py": 80,
     "tests/test_wrong_backends.py": 75,
     "tests/test_benchmarks.py": 70,
     "tests/test_conformance.py::TestDaskExternal": 70,
