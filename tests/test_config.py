@@ -450,6 +450,12 @@ def test_the_table_of_pyproject_is_found_however_it_is_written(content: str) -> 
     assert resolve().name == "near"
 
 
+def test_letters_that_are_escaped_as_toml_1_1_does_are_seen() -> None:
+    """Which parsers read from Python 3.15 on."""
+    assert _config_levels._may_have_a_table_of_ours(b'[tool."any\\x70ool"]')
+    assert not _config_levels._may_have_a_table_of_ours(b'[project]\nname = "a\\tb"\nrequires = ["anypool", "b"]')
+
+
 def test_a_project_that_only_requires_us_is_not_parsed() -> None:
     write("pyproject.toml", '[project]\ndependencies = ["anypool", "anypool[all]>=1"]\nthis is not TOML')
     assert resolve("near").name == "near"

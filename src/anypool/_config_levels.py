@@ -324,7 +324,7 @@ def _may_have_a_table_of_ours(content: bytes) -> bool:
         return False
     import re
 
-    return re.search(rb"""anypool["']?\s*[].=]|\\[uU]""", content) is not None
+    return re.search(rb"""anypool["']?\s*[].=]|\\[uUx]""", content) is not None
 
 
 def _unreadable(path: str, exc: OSError) -> ConfigError:
