@@ -5,18 +5,24 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import workers_calls as calls
+from anypool import _lane
+from anypool._adopted import adopt
+from anypool._lane import Lane
 from anypool._worker_end import WorkerDied
 from anypool.backends.joblib import Joblib
 from anypool.backends.loky import Loky
+from anypool.testing._leftovers import lives
 from scripts import run_script
 
 pytestmark = [
@@ -107,21 +113,66 @@ def test_a_call_that_is_stopped_is_the_only_one(backend: Any, tmp_path: Path) ->
     assert not backend.stop_call(blocked[0].future)
 
 
-@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="a process cannot be stopped here")
-def test_a_call_does_not_wait_for_a_worker_that_starts(backend: Any, tmp_path: Path) -> None:
-    lanes = backend._lanes if isinstance(backend, Loky) else backend._own_loky
+def _adopt_late(gate: bytes, *args: Any) -> None:
+    """A worker's start, that takes until there is such a file."""
+    _until(lambda: os.path.exists(gate))
+    adopt(*args)
+
+
+def test_a_call_does_not_wait_for_a_worker_that_starts(
+    backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     blocked = Blocked(backend, tmp_path, "first")
     blocked.pid()
+    monkeypatch.setattr(_lane, "adopt", partial(_adopt_late, os.fsencode(tmp_path / "starts")))
     waiting = [backend.submit(calls.echo, index) for index in range(2)]
     (starting,) = {each.sending.lane for each in waiting} - {blocked.future.sending.lane}
-    os.kill(starting._process.pid, signal.SIGSTOP)
-    assert not starting.has_answered
     assert not any(future.done() for future in waiting)
     blocked.go()
     assert [future.result(LIMIT) for future in waiting] == [0, 1]
     assert not starting.has_answered
-    os.kill(starting._process.pid, signal.SIGCONT)
+    (tmp_path / "starts").touch()
     assert backend.submit(calls.echo, "after").result(LIMIT) == "after"
+
+
+def test_the_end_waits_for_a_worker_that_another_thread_starts(
+    backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked = Blocked(backend, tmp_path, "first")
+    pid = blocked.pid()
+    starts, ends, has_ended = threading.Event(), threading.Event(), threading.Event()
+    started: list[int] = []
+    note_start, begin_end = Lane._note_start, Lane.begin_end
+
+    def note_late(lane: Lane) -> None:
+        starts.set()
+        assert ends.wait(LIMIT)
+        has_ended.wait(0.5)  # which it does not
+        started.extend(lane._pool._processes)
+        note_start(lane)
+
+    def begin_to_end(lane: Lane, *, kill: bool) -> None:
+        ends.set()
+        begin_end(lane, kill=kill)
+        if lane._process is None or lane._process.pid != pid:
+            has_ended.set()
+
+    monkeypatch.setattr(Lane, "_note_start", note_late)
+    monkeypatch.setattr(Lane, "begin_end", begin_to_end)
+    futures: list[Future[Any]] = []
+    thread = threading.Thread(target=lambda: futures.append(backend.submit(calls.echo, "taken back")))
+    thread.start()
+    try:
+        assert starts.wait(LIMIT)
+        blocked.go()
+        assert blocked.future.result(LIMIT) == pid
+        backend.stop(cancel=False)
+    finally:
+        ends.set()
+        thread.join()
+    assert futures[0].result(LIMIT) == "taken back"
+    assert len(started) == 1
+    assert not lives(started[0])
 
 
 def test_an_idle_worker_that_was_lost_costs_no_call(backend: Any) -> None:

@@ -61,7 +61,7 @@ class Lane:
 
     def __init__(self, library: str, new_pool: Callable[..., Any]) -> None:
         self._library = library
-        self._starting = threading.Lock()
+        self._starting = threading.RLock()  # a callback of what is cancelled at the end may send a call
         self._process: Any = None
         self._manager: threading.Thread | None = None
         self._died: WorkerDied | None = None
@@ -129,12 +129,17 @@ class Lane:
         return not self.sendings and (self._manager is None or not self._manager.is_alive())
 
     def begin_end(self, *, kill: bool) -> None:
-        """Have the worker end, without waiting for it."""
-        if kill:
-            _cancel_pending(self._pool)
-            if self._process is not None:
-                _halt(self._process)
-        self._pool.shutdown(wait=False, kill_workers=kill)
+        """Have the worker end, without waiting for it.
+
+        Another thread may be about to start it, for a call that was taken back and has ended elsewhere: that one first
+        notes what it has started, which would be forgotten here.
+        """
+        with self._starting:
+            if kill:
+                _cancel_pending(self._pool)
+                if self._process is not None:
+                    _halt(self._process)
+            self._pool.shutdown(wait=False, kill_workers=kill)
 
     def end(self) -> None:
         """Wait for the end of the worker and of the threads of the pool, and close what is left."""
