@@ -13,15 +13,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 import workers_calls as calls
 from anypool import _lane
 from anypool._adopted import adopt
 from anypool._lane import Lane
+from anypool._process_tree import KNOWS_CHILDREN
 from anypool._worker_end import WorkerDied
 from anypool.backends.joblib import Joblib
 from anypool.backends.loky import Loky
+from anypool.testing._calls import run_program
 from anypool.testing._leftovers import lives
 from scripts import run_script
 
@@ -111,6 +114,26 @@ def test_a_call_that_is_stopped_is_the_only_one(backend: Any, tmp_path: Path) ->
     blocked[1].go()
     assert blocked[1].future.result(LIMIT) == blocked[1].pid()
     assert not backend.stop_call(blocked[0].future)
+
+
+@pytest.mark.skipif(not KNOWS_CHILDREN, reason="this system does not tell what a process has started")
+def test_a_program_of_another_user_does_not_keep_its_call_from_being_stopped(
+    backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = tmp_path / "programs"
+    future = backend.submit(run_program, programs)
+    _until(programs.exists)
+    program = int(programs.read_text().split()[0])
+    worker = psutil.Process(program).ppid()
+    kill = psutil.Process.kill
+    monkeypatch.setattr(psutil.Process, "kill", lambda each: _refuse(each) if each.pid == program else kill(each))
+    assert backend.stop_call(future)
+    assert isinstance(future.exception(LIMIT), WorkerDied)
+    assert not lives(worker)
+
+
+def _refuse(process: psutil.Process) -> None:
+    raise psutil.AccessDenied(process.pid)
 
 
 def _adopt_late(gate: bytes, *args: Any) -> None:

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from anypool._adopted import adopt, run_if_ours
+from anypool._process_tree import KNOWS_CHILDREN, kill_tree
 from anypool._worker_end import WorkerDied, fault_file, post_mortem, read_faults
 
 __all__ = ["CALLS_PER_LANE", "Lane", "NoLane"]
@@ -107,9 +108,14 @@ class Lane:
 
     def kill(self) -> None:
         """Kill the worker, and what it started."""
-        if self._process is not None:
-            _halt(self._process)
+        if self._process is None or self._process.exitcode is not None:
+            return
+        if not KNOWS_CHILDREN:
             import_module(f"{self._library}.backend.utils").kill_process_tree(self._process)
+            return
+        # loky's way gives up before it comes to the worker if a program has become another user's, as by sudo.
+        with contextlib.suppress(ProcessLookupError):
+            kill_tree(self._process.pid)
 
     def post_mortem(self, complaint: str) -> WorkerDied:
         """How its worker ended."""
@@ -145,9 +151,8 @@ class Lane:
         """Wait for the end of the worker and of the threads of the pool, and close what is left."""
         if self._manager is not None:
             self._manager.join(_ENDS_WITHIN)
-            if self._manager.is_alive():  # its worker does not leave
-                self.kill()
-                self._manager.join()
+            self.kill()  # unless it has left, or was killed
+            self._manager.join()
         _close(self._queue)
         self._close_files()
         self._pool = self._queue = self._process = None  # whoever keeps a future must not keep its semaphores
