@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 import anypool
 from anypool._flow import Flow, Part
+from anypool._futures import Shelf
 from anypool.backend import Traits
 from anypool.errors import BackendError, ExecutorClosed
 from attempts import least_of_three
@@ -332,6 +333,25 @@ def test_a_map_of_unknown_length_says_what_the_end_of_its_executor_cut_off(execu
             got.append(result)
     assert got == [-number for number in range(len(got))]
     assert len(_ran) == len(got), "what ran was not delivered"
+
+
+def test_two_threads_that_end_an_executor_show_what_is_left_in_order() -> None:
+    class Slow:
+        def __init__(self, place: int) -> None:
+            self.place = place
+
+        def show(self) -> None:
+            time.sleep(0.002 * (self.place % 2))
+            shown.append(self.place)
+
+    shown: list[int] = []
+    shelf = Shelf()
+    for place in range(40):
+        shelf.put(place, Slow(place))  # type: ignore[arg-type]
+    with ThreadPoolExecutor(2) as pool:
+        ends = [pool.submit(lambda: (shelf.show_all(), len(shown))[1]) for _ in range(2)]
+    assert shown == list(range(40))
+    assert [end.result() for end in ends] == [40, 40]
 
 
 @pytest.mark.filterwarnings("error")

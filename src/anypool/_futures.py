@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
+import threading
 from concurrent.futures import CancelledError, wait
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
@@ -54,11 +56,13 @@ class Shelf:
     """The output that nobody has asked for yet, in the order of submission; shutdown shows the rest.
 
     Without a lock, which another thread may hold when the process forks: each step on the dict is one for all threads.
+    Only the rest is shown by one thread at a time, with a lock of this process.
     """
 
     def __init__(self) -> None:
         self._count = itertools.count()
         self._outputs: dict[int, Output] = {}
+        self._shows: dict[int, threading.RLock] = {}
 
     def place(self) -> int:
         """The next call's place in the order."""
@@ -73,11 +77,12 @@ class Shelf:
         self._outputs.pop(place, None)
 
     def show_all(self) -> None:
-        """Replay here what is left, in order."""
-        for place in sorted(self._outputs):
-            output = self._outputs.pop(place, None)
-            if output is not None:
-                output.show()
+        """Replay here what is left, in order; return when it has been replayed, by this thread or another."""
+        with self._shows.setdefault(os.getpid(), threading.RLock()):
+            for place in sorted(self._outputs):
+                output = self._outputs.pop(place, None)
+                if output is not None:
+                    output.show()
 
 
 class CallFuture(NativeFuture):
