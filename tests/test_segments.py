@@ -235,6 +235,57 @@ def test_a_large_buffer_is_compared_to_its_last_byte(
     assert segments.same(ref, data)
 
 
+@pytest.fixture
+def compared_by_two(segments: Segments, monkeypatch: pytest.MonkeyPatch) -> tuple[Ref, bytes]:
+    monkeypatch.setattr(_segments_file, "_COMPARED_PIECE", 4099)
+    monkeypatch.setattr(_segments_file, "_COMPARED_BY_TWO", SIZE)
+    data = os.urandom(SIZE)
+    (ref,) = stored(segments.store([data], readers=None))
+    return ref, data
+
+
+def test_an_error_of_the_second_thread_that_compares_is_the_callers(
+    compared_by_two: tuple[Ref, bytes], segments: Segments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller, read = threading.current_thread(), os.pread
+
+    def fail_elsewhere(*args: int) -> bytes:
+        if threading.current_thread() is not caller:
+            raise OSError("not here")
+        return read(*args)
+
+    monkeypatch.setattr(os, "pread", fail_elsewhere)
+    with pytest.raises(OSError, match="not here"):
+        segments.same(*compared_by_two)
+
+
+def test_an_interrupted_comparison_has_let_go_of_the_buffer(
+    compared_by_two: tuple[Ref, bytes], segments: Segments, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caller, read, is_alive = threading.current_thread(), os.pread, threading.Thread.is_alive
+    asked: list[threading.Thread] = []
+    is_waited_for = threading.Event()
+    ref, data = compared_by_two[0], bytearray(compared_by_two[1])
+
+    def read_late(*args: int) -> bytes:
+        if threading.current_thread() is not caller:
+            is_waited_for.wait(1.0)
+        return read(*args)
+
+    def interrupted_at_first(self: threading.Thread) -> bool:
+        asked.append(self)
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        is_waited_for.set()
+        return is_alive(self)
+
+    monkeypatch.setattr(os, "pread", read_late)
+    monkeypatch.setattr(threading.Thread, "is_alive", interrupted_at_first)
+    with pytest.raises(KeyboardInterrupt):
+        segments.same(ref, data)
+    data.append(0)  # refused while somebody looks at it
+
+
 def _refuse_to_start(self: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
 

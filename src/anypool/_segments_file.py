@@ -32,6 +32,7 @@ __all__ = ["Segment", "find_obstacle"]
 _PIECE = 4 << 20  # what is copied in one go with the GIL held: half a millisecond
 _COMPARED_PIECE = 1 << 20  # stays in the cache between the copy and the comparison
 _COMPARED_BY_TWO = 16 << 20  # from here on by two threads: a thread takes a tenth of a millisecond to start
+_LOOKS_AGAIN = 0.1  # seconds; a child that is forked in a signal handler does not have the other thread
 
 _MFD_NOEXEC_SEAL = 0x8  # Linux 6.3; hardened systems refuse a memfd without it
 _MADV_POPULATE_READ = 22  # Linux 5.14
@@ -151,19 +152,35 @@ class Segment:
     def _holds_by_two(self, data: memoryview, start: int, end: int) -> bool:
         middle = (start + end) // 2
         seen: list[bool] = []
-        differs = threading.Event()
-        another = threading.Thread(target=lambda: seen.append(self._holds(data, middle, end, differs)), daemon=True)
+        errors: list[BaseException] = []
+        differs, has_looked = threading.Event(), threading.Event()
+
+        def look() -> None:
+            try:
+                seen.append(self._holds(data, middle, end, differs))
+            except BaseException as exc:  # the caller's, as if it had looked itself
+                errors.append(exc)
+                differs.set()
+            finally:
+                has_looked.set()
+
+        def wait() -> None:  # before Python 3.13 a `join` that was interrupted has the thread count as ended
+            while another.is_alive() and not has_looked.wait(_LOOKS_AGAIN):
+                pass
+
+        another = threading.Thread(target=look, daemon=True)
         try:
             another.start()
         except RuntimeError:  # no thread can be had, as when the interpreter ends
             return self._holds(data, start, end)
         try:
             is_same = self._holds(data, start, middle, differs)
-        except BaseException:
-            differs.set()
-            raise
+            wait()
         finally:
-            another.join()  # it looks at `data`, which may be released or changed after this
+            differs.set()  # if this was interrupted, by Ctrl-C in the line above at the latest
+            wait()  # it looks at `data`, which may be released or changed after this
+        if errors:
+            raise errors[0]
         return is_same and seen == [True]
 
     def _holds(self, data: memoryview, start: int, end: int, differs: threading.Event | None = None) -> bool:
