@@ -122,7 +122,9 @@ def _let_replies_in(pool: Any) -> None:
     """
     replies = pool._outqueue
     if replies._wlock is not None and not replies._wlock.acquire(timeout=_SENT_WITHIN):
-        return  # it was lost with a worker that died in the middle of a reply, after which nothing can be read
+        # It was lost with a worker that died in the middle of a reply, after which nothing can be read. Or one that
+        # lives has more to send than was read in this time; it is not told from the other, and what is unread is lost.
+        return
     last = _LastReply()
     pool._cache[last.job] = last
     replies._writer.send((last.job, 0, None))
