@@ -53,19 +53,20 @@ def measure_cold(subject: str, workers: int, items: int, limit: float) -> float:
 def _run(arguments: list[str], limit: float) -> float:
     # A session of its own, so that the workers of a pool that hangs can end with it; and a folder without a project,
     # whose configuration nobody reads.
-    process = subprocess.Popen(
-        [sys.executable, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        cwd=tempfile.gettempdir(),
-    )
-    try:
-        out, err = process.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        _kill(process)
-        raise TimeoutError(f"more than {limit:.0f} s") from None
+    with tempfile.TemporaryDirectory() as folder:
+        process = subprocess.Popen(
+            [sys.executable, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            cwd=folder,
+        )
+        try:
+            out, err = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            _kill(process)
+            raise TimeoutError(f"more than {limit:.0f} s") from None
     if process.returncode != 0:
         raise RuntimeError(err.strip().splitlines()[-1] if err.strip() else f"exit code {process.returncode}")
     return float(json.loads(out.strip().splitlines()[-1]))

@@ -42,7 +42,7 @@ _DASK_SECONDS = 0.04
 def measure_afresh(*, quick: bool) -> dict[str, Any]:
     """What `measure` gives in an interpreter that has loaded nothing else."""
     command = [sys.executable, __file__, "--json", *(["--quick"] if quick else [])]
-    found: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    found: dict[str, Any] = json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
     return found
 
 

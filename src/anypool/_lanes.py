@@ -196,6 +196,7 @@ class Lanes:
                 native.add_done_callback(partial(self._on_done, sending))
 
     def _on_done(self, sending: _Sending, native: Future[Any]) -> None:
+        sending.lane.has_answered = True
         value: Any = None
         error: BaseException | None = None
         try:
@@ -214,7 +215,6 @@ class Lanes:
             is_ours = not sending.is_taken
             has_begun = not sending.take_back()
             lane.sendings.remove(sending)
-            lane.has_answered = True
             call.deaths += is_lost and not has_begun
             goes_on = is_lost and not has_begun and call.deaths < _ATTEMPTS and not self._stopped
             if is_ours and goes_on:
