@@ -53,6 +53,13 @@ def test_a_plan_has_an_item_a_budget_and_a_look_at_the_clock(
         assert plan.budget >= _chunks._PATIENCE * _chunks._SOONEST
 
 
+@pytest.mark.parametrize(("remaining", "size"), [(2, 1), (3, 2), (5, 3), (8, 4), (400, 100)])
+def test_what_is_left_goes_to_all_workers_whatever_it_costs_to_send(remaining: int, size: int) -> None:
+    sizes = ChunkSizes(2)
+    sizes.observe(100, 0.2, 0.01)
+    assert sizes.plan(remaining).size == size
+
+
 @pytest.mark.parametrize(("remaining", "budget"), [(None, 0.2), (60, 0.03), (12, 0.016)])
 def test_a_chunk_is_handed_back_when_it_takes_twice_what_it_was_to_take(remaining: int | None, budget: float) -> None:
     sizes = ChunkSizes(2)

@@ -88,7 +88,8 @@ class ChunkSizes:
         per_item, overhead = max(self._per_item, 1e-9), self._overhead or 0.0
         size = max(1, min(_MOST_ITEMS, int(self.target / per_item)))
         if remaining is not None:
-            least = int(_LEAST_WORTH * overhead / per_item)
+            # No worker is to have two of the last items while another has none, as they may be the longest.
+            least = min(int(_LEAST_WORTH * overhead / per_item), math.ceil(remaining / self._workers))
             size = min(size, max(1, least, math.ceil(remaining / (_GUIDED * self._workers))))
         at_no_cost = min(self._largest * _GROWTH_AT_NO_COST, int(overhead / per_item))
         size = min(size, max(self._largest * _GROWTH, at_no_cost))
