@@ -26,6 +26,7 @@ _LEFT_OUT = {
         "it asks that items before an error of the input are lost with their chunk; chunks are invisible here, "
         "which test_as_pool asks"
     ),
+    "test_map_no_failfast": "it asks that calls are run that had not begun when another failed; `map` runs none of them",
     "test_map_unplicklable": "the error is `SendError`, which is caused by what pickling raised, and names the item",
     "test_traceback": "the error has the worker's own frames in its traceback, not their text as its cause",
     "test_unpickleable_result": "the error is `SendError`, not `MaybeEncodingError`",
@@ -40,7 +41,6 @@ _RUNS_IN_SUBMIT = "the backend runs a call before `apply_async` returns, so that
 _LEFT_OUT_WHERE: dict[str, tuple[Callable[[anypool.Traits], bool], str]] = {
     "test_async": (lambda traits: traits.synchronous, _RUNS_IN_SUBMIT),
     "test_async_timeout": (lambda traits: traits.synchronous, _RUNS_IN_SUBMIT),
-    "test_map_no_failfast": (lambda traits: traits.synchronous, "no call is run after the one that failed"),
     "test_terminate": (
         lambda traits: not traits.stops_running_calls,
         "its calls sleep for minutes, and the backend cannot end a call that runs",
