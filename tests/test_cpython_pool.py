@@ -26,7 +26,7 @@ _LEFT_OUT = {
         "it asks that items before an error of the input are lost with their chunk; chunks are invisible here, "
         "which test_as_pool asks"
     ),
-    "test_map_no_failfast": "it asks that calls are run that had not begun when another failed; `map` runs none of them",
+    "test_map_no_failfast": "it asks that calls run that had not begun when another failed; `map` runs none of them",
     "test_map_unplicklable": "the error is `SendError`, which is caused by what pickling raised, and names the item",
     "test_traceback": "the error has the worker's own frames in its traceback, not their text as its cause",
     "test_unpickleable_result": "the error is `SendError`, not `MaybeEncodingError`",
