@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
@@ -154,6 +156,9 @@ def test_a_call_does_not_wait_for_a_worker_that_starts(
     blocked.go()
     assert [future.result(LIMIT) for future in waiting] == [0, 1]
     assert not starting.has_answered
+    ended = weakref.ref(waiting.pop(0))
+    gc.collect()
+    assert ended() is None  # and its result, though the worker that had it first still starts
     (tmp_path / "starts").touch()
     assert backend.submit(calls.echo, "after").result(LIMIT) == "after"
 

@@ -101,7 +101,7 @@ class Lanes:
             back = [each for each in others if each.take_back()]
             stops = back == others  # else the next one has begun, so this one has ended
             for each in back:
-                self._put_back(each.call)
+                self._put_back(each.let_go())
             if stops:
                 self._retire(lane)
             sendings = self._feed()
@@ -115,7 +115,7 @@ class Lanes:
         with self._lock:
             self._stopped = True
             queued = [call for call in self._queue if not call.withdrawn]
-            sent = [each.call for lane in [*self._lanes, *self._retired] for each in lane.sendings]
+            sent = [each.call for lane in [*self._lanes, *self._retired] for each in lane.sendings if each.call]
         if cancel:
             for call in [*queued, *sent]:
                 call.cancel()
@@ -154,7 +154,7 @@ class Lanes:
             # Of a lane's two calls the second waits, unless the first has just ended; while its worker starts, both do.
             for waiting in lane.sendings[lane.has_answered :]:
                 if self._idle and not waiting.is_taken and waiting.take_back():
-                    sendings.append(self._assign(self._idle.pop(), waiting.call))
+                    sendings.append(self._assign(self._idle.pop(), waiting.let_go()))
         return sendings
 
     def _free_lane(self) -> Lane | NoLane | None:
@@ -188,7 +188,8 @@ class Lanes:
         """Hand calls to native pools. Without the lock, as it starts processes, and callbacks may run."""
         for sending in sendings:
             try:
-                fn, payload = sending.call.task or (_nothing, None)  # it was cancelled in this moment
+                call = sending.call
+                fn, payload = (call and call.task) or (_nothing, None)  # it was cancelled, or taken, in this moment
                 native = sending.lane.submit(sending.slot, fn, payload)
             except Exception as exc:
                 self._ended(sending, None, exc)
@@ -209,16 +210,17 @@ class Lanes:
 
     def _ended(self, sending: _Sending, value: Any, error: BaseException | None) -> None:
         """Settle a call whose native future is done, and send what comes next. Without the lock."""
-        lane, call = sending.lane, sending.call
+        lane = sending.lane
         is_lost = isinstance(error, self._lost)
         with self._lock:
-            is_ours = not sending.is_taken
+            call = None if sending.is_taken else sending.call  # else it was cancelled, or goes elsewhere
             has_begun = not sending.take_back()
             lane.sendings.remove(sending)
-            call.deaths += is_lost and not has_begun
-            goes_on = is_lost and not has_begun and call.deaths < _ATTEMPTS and not self._stopped
-            if is_ours and goes_on:
-                self._put_back(call)
+            if call is not None and is_lost and not has_begun:
+                call.deaths += 1
+                if call.deaths < _ATTEMPTS and not self._stopped:
+                    self._put_back(call)
+                    call = None
             if is_lost:
                 self._retire(lane)
             elif isinstance(lane, Lane) and not lane.sendings and lane in self._lanes:
@@ -227,7 +229,7 @@ class Lanes:
             ended = [each for each in self._retired if each.is_over]
             self._retired = [each for each in self._retired if each not in ended]
         self._send(sendings)
-        if is_ours and not goes_on:
+        if call is not None:
             if is_lost and error is not None:
                 cause, error = error, self._explain(lane, error)
                 error.__cause__ = without_frames(cause)
@@ -279,7 +281,7 @@ class _Sending:
 
     def __init__(self, lane: Lane | NoLane, call: _Call) -> None:
         self.lane = lane
-        self.call = call
+        self.call: _Call | None = call
         self.is_taken = False  # by us: the worker finds no token, and does nothing
         taken = {each.slot for each in lane.sendings}
         self.slot = next((slot for slot in range(len(lane.tokens)) if slot not in taken), None)
@@ -297,6 +299,12 @@ class _Sending:
             return False
         self.is_taken = self.lane.tokens[self.slot].take()
         return self.is_taken
+
+    def let_go(self) -> _Call:
+        """The call that was taken back, for another lane. Its result must not stay for as long as this waits."""
+        call, self.call = self.call, None
+        assert call is not None
+        return call
 
 
 def _nothing(_payload: Any) -> None:
