@@ -22,8 +22,9 @@ import psutil
 import pytest
 
 import pool_calls
-from anypool import _pool_link
+from anypool import _pool_child, _pool_link
 from anypool._pool import LocalPool, WorkerDied
+from anypool._pool_link import Link, WorkerEnd
 from anypool.backends.processes import Processes
 
 pytestmark = [
@@ -766,3 +767,12 @@ def test_a_dead_worker_is_seen_though_what_it_started_holds_its_end_open(method:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.stdout.splitlines() == ["['int', 'int', 'WorkerLost', 'int', 'int']", "True"]
+
+
+def test_a_worker_whose_pool_is_gone_says_nothing() -> None:
+    link = Link(datagrams=_pool_link.HAS_DATAGRAMS)
+    end = WorkerEnd(*map(os.dup, link.child_fds), datagrams=_pool_link.HAS_DATAGRAMS)
+    assert _pool_child._reply(end, 1, _pool_link.DONE, [b"there"])
+    link.close()
+    assert not _pool_child._reply(end, 2, _pool_link.DONE, [b"gone"])
+    end.close()

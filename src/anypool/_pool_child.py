@@ -192,14 +192,25 @@ def _work(end: WorkerEnd, fault: int, watch: Callable[[WorkerEnd, dict[str, Any]
         # A process that a call forks must neither hide this worker's end from the pool nor answer in its name.
         os.register_at_fork(after_in_child=end.close)
         os.register_at_fork(after_in_child=leave_trackers)
-    end.reply(0, _pool_link.READY, encode(os.getpid()))
+    if not _reply(end, 0, _pool_link.READY, encode(os.getpid())):
+        return
     calls: dict[bytes, Callable[[Any], Any]] = {}
     while (task := end.take()) is not None:
         number = task.number
         kind, parts = _perform(task, calls)
         del task  # its buffers must not stay while this worker waits
-        end.reply(number, kind, parts)
+        if not _reply(end, number, kind, parts):
+            return
         del parts
+
+
+def _reply(end: WorkerEnd, number: int, kind: int, parts: Sequence[Any]) -> bool:
+    """Send a reply; False if the pool is gone, with its process, so that there is nobody to tell."""
+    try:
+        end.reply(number, kind, parts)
+    except ConnectionError:
+        return False
+    return True
 
 
 def _use_tracker(fds: Sequence[int]) -> None:
