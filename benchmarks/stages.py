@@ -2,7 +2,7 @@
 
 ::
 
-    python benchmarks/stages.py [--json]
+    python benchmarks/stages.py [--json] [--quick]
 
 `where.py` counts what is done, on any machine the same; this times it. Where clocks of two processes cannot be compared
 (other than Linux) there are no stages, and no CPU time of Dask's processes.

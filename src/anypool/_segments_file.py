@@ -31,7 +31,7 @@ __all__ = ["Segment", "find_obstacle"]
 
 _PIECE = 4 << 20  # what is copied in one go with the GIL held: half a millisecond
 _COMPARED_PIECE = 1 << 20  # stays in the cache between the copy and the comparison
-_COMPARED_BY_TWO = 16 << 20  # from here on by two threads: a thread takes a tenth of a millisecond to start
+_COMPARED_BY_TWO = 16 << 20  # from here on by two threads: less is compared before another has started
 _LOOKS_AGAIN = 0.1  # seconds; a child that is forked in a signal handler does not have the other thread
 
 _MFD_NOEXEC_SEAL = 0x8  # Linux 6.3; hardened systems refuse a memfd without it
